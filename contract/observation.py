@@ -1,0 +1,174 @@
+"""Which bin of the profile each sample of a batch falls into: the same code builds the reference and counts traffic.
+
+The features of a version follow from its contract:
+
+- image: `brightness`, `contrast`, `sharpness` (mean step between neighbouring pixels) of the model's input;
+  `aspect` (width / height) where the original was seen
+- text: `length` in tokens, `unknown_ratio`
+- table: `column.<name>`
+- tensors: `<input>.mean` and `<input>.std` of each numeric input
+- classification: `prediction`, `confidence`, `entropy`; regression: `value`; embedding: `norm`
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.postprocess import Array
+from contract.profile import MISSING, PREDICTION, Feature, Profile, categorical_feature, ordered_feature
+from contract.schema import (
+    ClassificationPostprocess,
+    Column,
+    Contract,
+    EmbeddingPostprocess,
+    ImagePreprocess,
+    Postprocess,
+    Preprocess,
+    RegressionPostprocess,
+    TablePreprocess,
+    TensorPreprocess,
+    TextPreprocess,
+)
+from contract.tensor import Tensors
+
+Values = Mapping[str, NDArray[Any]]
+
+_SHARPNESS_AXIS = 64  # pixels looked at along an axis: enough to rank blur, and independent of the input's size
+
+
+def input_values(spec: Preprocess, tensors: Tensors, observed: Values) -> dict[str, NDArray[Any]]:
+    """Value of each input feature `[N]`; a category is its index, with the number of categories for an unseen one."""
+    match spec:
+        case ImagePreprocess():
+            return {**_image_values(tensors[spec.tensor]), **observed}
+        case TextPreprocess():
+            return _text_values(spec, tensors)
+        case TablePreprocess():
+            rows = tensors[spec.tensor]
+            return {f"column.{c.name}": rows[:, i].astype(np.float64) for i, c in enumerate(spec.columns)}
+        case TensorPreprocess():
+            return _tensor_values(tensors)
+
+
+def output_values(spec: Postprocess, meaning: Array | None) -> dict[str, NDArray[Any]]:
+    """Value of each output feature `[N]`; `prediction` is the index of the label."""
+    if meaning is None:
+        return {}
+    match spec:
+        case ClassificationPostprocess():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                terms = np.where(meaning > 0, meaning * np.log(meaning), meaning)  # 0 log 0 = 0, NaN stays NaN
+            predicted = np.where(np.isnan(meaning).any(axis=1), len(spec.labels), meaning.argmax(axis=1))
+            return {PREDICTION: predicted, "confidence": meaning.max(axis=1), "entropy": -terms.sum(axis=1)}
+        case RegressionPostprocess():
+            return {"value": meaning}
+        case EmbeddingPostprocess():
+            return {"norm": np.linalg.norm(meaning, axis=1)}
+        case _:
+            return {}
+
+
+class Observer:
+    """Assigns the samples of a batch to the bins of a contract's profile."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self.features: tuple[Feature, ...] = contract.profile.features
+        self._lookup = {
+            feature.name: feature.lookup(_category_names(contract, feature.name))
+            for feature in self.features
+            if feature.kind == "categorical"
+        }
+
+    def assign(self, tensors: Tensors, observed: Values, meaning: Array | None) -> dict[str, NDArray[np.intp]]:
+        """Index into its bins `[N]` for every feature that this batch shows."""
+        values = input_values(self._contract.preprocess, tensors, observed)
+        values |= output_values(self._contract.postprocess, meaning)
+        assigned = {}
+        for feature in self.features:
+            shown = values.get(feature.name)
+            if shown is None:
+                continue
+            if feature.kind == "categorical":
+                assigned[feature.name] = self._lookup[feature.name][shown.astype(np.intp)]
+            else:
+                assigned[feature.name] = feature.assign(np.asarray(shown, dtype=np.float64))
+        return assigned
+
+
+def build_profile(
+    preprocess: Preprocess,
+    postprocess: Postprocess,
+    tensors: Tensors,
+    observed: Values,
+    meaning: Array | None,
+) -> Profile:
+    """The reference profile from M reference samples: their inputs, and what the model made of them."""
+    features = []
+    for name, values in input_values(preprocess, tensors, observed).items():
+        column = _column(preprocess, name)
+        if column is None or column.kind == "number":
+            features.append(ordered_feature(name, np.asarray(values, dtype=np.float64)))
+        else:
+            names = [*column.categories, MISSING]
+            features.append(categorical_feature(name, [names[i] for i in values.astype(int)], column.categories))
+    for name, values in output_values(postprocess, meaning).items():
+        if name == PREDICTION and isinstance(postprocess, ClassificationPostprocess):
+            predicted = [postprocess.labels[i] for i in values]
+            features.append(categorical_feature(name, predicted, postprocess.labels))
+        else:
+            features.append(ordered_feature(name, np.asarray(values, dtype=np.float64)))
+    return Profile(features=tuple(features))
+
+
+def _image_values(pixels_NHWC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    _, height, width, channels = pixels_NHWC.shape
+    step_h, step_w = -(-height // _SHARPNESS_AXIS), -(-width // _SHARPNESS_AXIS)
+    grey = pixels_NHWC[:, ::step_h, ::step_w, 0].astype(np.float32)
+    for channel in range(1, channels):
+        grey += pixels_NHWC[:, ::step_h, ::step_w, channel]
+    grey /= 255.0 * channels
+    steps = [np.abs(np.diff(grey, axis=axis)).sum(axis=(1, 2)) for axis in (1, 2)]
+    num_steps = 2 * grey.shape[1] * grey.shape[2] - grey.shape[1] - grey.shape[2]
+    return {
+        "brightness": grey.mean(axis=(1, 2)).astype(np.float64),
+        "contrast": grey.std(axis=(1, 2)).astype(np.float64),
+        "sharpness": (steps[0] + steps[1]).astype(np.float64) / max(num_steps, 1),
+    }
+
+
+def _text_values(spec: TextPreprocess, tensors: Tensors) -> dict[str, NDArray[np.float64]]:
+    ids = tensors[spec.ids_tensor]
+    real = tensors[spec.mask_tensor] == 1 if spec.mask_tensor is not None else ids != spec.pad_id
+    length = real.sum(axis=1).astype(np.float64)
+    values = {"length": length}
+    if spec.unknown_id is not None:
+        values["unknown_ratio"] = ((ids == spec.unknown_id) & real).sum(axis=1) / np.maximum(length, 1)
+    return values
+
+
+def _tensor_values(tensors: Tensors) -> dict[str, NDArray[np.float64]]:
+    values = {}
+    for name, array in tensors.items():
+        if array.dtype.kind in "biuf":
+            flat = array.reshape(len(array), -1).astype(np.float64)
+            values[f"{name}.mean"], values[f"{name}.std"] = flat.mean(axis=1), flat.std(axis=1)
+    return values
+
+
+def _column(spec: Preprocess, feature: str) -> Column | None:
+    if not isinstance(spec, TablePreprocess):
+        return None
+    return next((c for c in spec.columns if f"column.{c.name}" == feature), None)
+
+
+def _category_names(contract: Contract, feature: str) -> tuple[str, ...]:
+    """Label of each index that a categorical feature's value can have; the last one is the unseen value."""
+    column = _column(contract.preprocess, feature)
+    if column is not None:
+        return (*column.categories, "")
+    if feature == PREDICTION and isinstance(contract.postprocess, ClassificationPostprocess):
+        return (*contract.postprocess.labels, MISSING)
+    return ("",)

@@ -1,0 +1,140 @@
+"""From what a client means (an image, a text, a row) to the model's input tensors: the one copy.
+
+Arithmetic that belongs to preprocessing (scaling, mean and deviation, layout) is not here: it is part of the model's
+graph and runs on the device.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from contract.error import ContractInvalid, InputError
+from contract.image import decode
+from contract.schema import Contract, ImagePreprocess, TablePreprocess, TensorPreprocess, TextPreprocess
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Input tensors `[N, ...]`, and what could only be seen before they were made: feature name to values `[N]`."""
+
+    tensors: dict[str, NDArray[Any]]
+    observed: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+class Preprocessor(Protocol):
+    """Turns N items of one request into tensors; raises InputError naming the item that doesn't fit."""
+
+    def __call__(self, items: Sequence[Any], /) -> Prepared:
+        """Prepare N >= 1 items."""
+
+
+def preprocessor(contract: Contract, version_dir: Path) -> Preprocessor | None:
+    """The contract's preprocessing, its files loaded; None when the client sends tensors itself.
+
+    Raises ContractInvalid when a file that preprocessing needs can't be loaded.
+    """
+    match contract.preprocess:
+        case ImagePreprocess() as image:
+            return _Images(image)
+        case TextPreprocess() as text:
+            return _Texts(text, contract, version_dir)
+        case TablePreprocess() as table:
+            return _Rows(table)
+        case TensorPreprocess():
+            return None
+
+
+class _Images:
+    def __init__(self, spec: ImagePreprocess) -> None:
+        self.spec = spec
+
+    def __call__(self, items: Sequence[bytes], /) -> Prepared:
+        images = [_named(i, len(items), decode, item, self.spec) for i, item in enumerate(items)]
+        return Prepared(
+            tensors={self.spec.tensor: np.stack([image.pixels for image in images])},
+            observed={"aspect": np.array([image.aspect for image in images])},
+        )
+
+
+class _Texts:
+    def __init__(self, spec: TextPreprocess, contract: Contract, version_dir: Path) -> None:
+        self.spec = spec
+        self.dtypes = {t.name: np.int32 if t.datatype == "INT32" else np.int64 for t in contract.inputs}
+        self.fixed = contract.input(spec.ids_tensor).shape == (spec.max_length,)
+        try:
+            self.tokenizer = Tokenizer.from_file(str(version_dir / spec.tokenizer))
+        except Exception as exc:  # the library raises a bare Exception
+            raise ContractInvalid(f"{spec.tokenizer} can't be loaded as a tokenizer: {exc!s:.120}") from exc
+        self.tokenizer.enable_truncation(spec.max_length)
+        self.tokenizer.enable_padding(pad_id=spec.pad_id, length=spec.max_length if self.fixed else None)
+
+    def __call__(self, items: Sequence[str], /) -> Prepared:
+        texts = [_named(i, len(items), _text, item) for i, item in enumerate(items)]
+        encoded = self.tokenizer.encode_batch_fast(texts)
+        ids = np.array([e.ids for e in encoded], dtype=self.dtypes[self.spec.ids_tensor])
+        tensors: dict[str, NDArray[Any]] = {self.spec.ids_tensor: ids}
+        if self.spec.mask_tensor is not None:
+            mask = [e.attention_mask for e in encoded]
+            tensors[self.spec.mask_tensor] = np.array(mask, dtype=self.dtypes[self.spec.mask_tensor])
+        return Prepared(tensors=tensors)
+
+
+class _Rows:
+    def __init__(self, spec: TablePreprocess) -> None:
+        self.spec = spec
+        self.index = {c.name: {v: i for i, v in enumerate(c.categories)} for c in spec.columns}
+
+    def __call__(self, items: Sequence[Row], /) -> Prepared:
+        rows = [_named(i, len(items), self._row, item) for i, item in enumerate(items)]
+        return Prepared(tensors={self.spec.tensor: np.array(rows, dtype=np.float32)})
+
+    def _row(self, row: Row) -> list[float]:
+        if not isinstance(row, Mapping):
+            raise InputError(f"expected an object of column names and values, got {type(row).__name__}")
+        unknown = sorted(set(row) - set(self.index))
+        if unknown:
+            raise InputError(f"unknown columns {unknown!r:.120}; expected {sorted(self.index)!r:.400}")
+        return [self._cell(column.name, column.kind, column.required, row) for column in self.spec.columns]
+
+    def _cell(self, name: str, kind: str, required: bool, row: Row) -> float:
+        value = row.get(name)
+        if value is None and required:
+            raise InputError(f"column {name!r} is missing")
+        if kind == "category":
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"column {name!r}: expected a string, got {value!r:.40}")
+            categories = self.index[name]
+            return float(len(categories) if value is None else categories.get(value, len(categories)))
+        if value is None:
+            return math.nan
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"column {name!r}: expected a finite number, got {value!r:.40}")
+        return float(value)
+
+
+def _text(item: str) -> str:
+    if not isinstance(item, str):
+        raise InputError(f"expected a text, got {type(item).__name__}")
+    try:
+        item.encode()
+    except UnicodeEncodeError:
+        raise InputError("the text holds half of a surrogate pair, which is no Unicode text") from None
+    return item
+
+
+def _named(index: int, count: int, prepare: Any, *args: Any) -> Any:
+    """Call `prepare`, and say which of several items an InputError is about."""
+    try:
+        return prepare(*args)
+    except InputError as exc:
+        if count == 1:
+            raise
+        raise type(exc)(f"item {index}: {exc}") from exc
