@@ -1,7 +1,6 @@
 """From the bytes of an image file to the model's input: the one copy, used by training, gateway and tests."""
 
 import io
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,8 @@ from contract.error import ImageError
 from contract.schema import ImagePreprocess
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+Image.MAX_IMAGE_PIXELS = None  # the contract's own limit is checked instead, where Pillow would only warn
 
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -38,17 +39,14 @@ def decode(data: bytes, spec: ImagePreprocess) -> DecodedImage:
     `spec.max_pixels` pixels; those are refused by their header, before any memory is taken for them.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; what matters raises
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > spec.max_pixels:
-                    raise ImageError(
-                        f"expected an image of at most {spec.max_pixels} pixels, got {image.width} x {image.height}"
-                    )
-                image.draft(spec.mode, (2 * spec.width, 2 * spec.height))  # a JPEG decodes at a fraction of its size
-                upright = _upright(image)
-                flat = _flatten(upright, spec)
-                resized = _resize(flat, spec)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > spec.max_pixels:
+                raise ImageError(
+                    f"expected an image of at most {spec.max_pixels} pixels, got {image.width} x {image.height}"
+                )
+            image.draft(spec.mode, (2 * spec.width, 2 * spec.height))  # a JPEG decodes at a fraction of its size
+            upright = _upright(image)
+            resized = _resize(_flatten(upright, spec), spec)
     except ImageError:
         raise
     except UnidentifiedImageError:

@@ -107,7 +107,8 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Sequence
         array[:] = [value.encode() for value in flat]
         return array.reshape(shape)
     try:
-        array = np.array(flat, dtype=dtype)
+        with np.errstate(over="ignore"):  # infinity is refused below
+            array = np.array(flat, dtype=dtype)
     except OverflowError:
         raise TensorError(f"tensor {name!r}: a value is outside the range of {datatype}") from None
     if dtype.kind == "f" and not np.isfinite(array).all():

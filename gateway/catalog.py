@@ -1,0 +1,174 @@
+"""Which models and versions are served: Triton's index joined with the contracts in the repository.
+
+A new version is picked up, and a lost Triton noticed and found again, without a restart.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract import Contract, ContractError, ContractNotFound, Repository
+from contract.observation import Observer
+from contract.preprocess import Preprocessor, preprocessor
+from contract.schema import CONTRACT_FILE
+from gateway.error import DeadlineExceeded, UnknownModel, UpstreamError, UpstreamUnavailable
+from gateway.upstream import IndexEntry, Upstream
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]  # model name, version
+
+_INDEX_TIMEOUT_S = 2.0
+_DOWN_INTERVAL_S = 0.25  # while Triton is away, looking for it often costs nothing
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Served:
+    """A version that Triton has ready. Without a contract its tensors pass through unchecked."""
+
+    name: str
+    version: str
+    contract: Contract | None = None
+    observer: Observer | None = None
+    preprocess: Preprocessor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a refresh found: versions that are served from now on, and those that no longer are."""
+
+    added: tuple[Served, ...]
+    removed: tuple[Served, ...]
+
+
+class Catalog:
+    """The served versions, refreshed by polling. Reads are plain dictionary look-ups on an immutable snapshot."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        upstream: Upstream,
+        *,
+        on_change: Callable[[Change], None],
+        on_up: Callable[[bool], None],
+    ) -> None:
+        self._repository = repository
+        self._upstream = upstream
+        self._on_change = on_change
+        self._on_up = on_up
+        self._served: Mapping[str, Mapping[str, Served]] = {}
+        self._known: frozenset[str] = frozenset()
+        self._refused: dict[Key, str] = {}
+        self._stamps: dict[Key, object] = {}
+        self._up = False
+
+    @property
+    def up(self) -> bool:
+        """Whether Triton answered the last time it was asked."""
+        return self._up
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request can be served: Triton answers, and of the models it knows one at least is loaded."""
+        return self._up and (bool(self._served) or not self._known)
+
+    @property
+    def refused(self) -> Mapping[Key, str]:
+        """Versions, by name and number, that Triton has but the gateway doesn't serve, and why."""
+        return self._refused
+
+    def models(self) -> Mapping[str, Mapping[str, Served]]:
+        """Served versions by model name and version."""
+        return self._served
+
+    def find(self, name: str, version: str | None) -> Served:
+        """The version asked for, or the newest one; UnknownModel or UpstreamUnavailable when it isn't served."""
+        versions = self._served.get(name)
+        if not self._up and (versions or name in self._known):
+            raise UpstreamUnavailable("the inference server is not available")
+        if versions is None:
+            if name in self._known:
+                raise UpstreamUnavailable(f"model {name!r} is not ready")
+            raise UnknownModel(f"unknown model {name!r:.80}; models are {sorted(self._served)}")
+        if not version:
+            return versions[max(versions, key=int)]
+        try:
+            return versions[version]
+        except KeyError:
+            raise UnknownModel(
+                f"model {name!r} has no version {version!r:.40}; versions are {sorted(versions, key=int)}"
+            ) from None
+
+    async def watch(self, interval_s: float) -> None:
+        """Refresh for ever."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(interval_s if self._up else min(interval_s, _DOWN_INTERVAL_S))
+
+    async def refresh(self) -> None:
+        """Ask Triton once. While it can't be reached, what was served stays known."""
+        try:
+            index = await self._upstream.index(_INDEX_TIMEOUT_S)
+        except (UpstreamError, DeadlineExceeded) as exc:
+            self._set_up(False, str(exc))
+            return
+        ready = {(entry.name, entry.version) for entry in index if entry.ready}
+        fresh = await asyncio.to_thread(self._read, ready)
+        self._swap(index, ready, fresh)
+        self._set_up(True, "")
+
+    def _read(self, ready: set[Key]) -> dict[Key, Served]:
+        """Versions that weren't served before, or whose contract was replaced since."""
+        fresh = {}
+        for key in ready:
+            stamp = _stamp(self._repository.version_dir(*key))
+            if key in self._stamps and self._stamps[key] == stamp:
+                continue
+            self._stamps[key] = stamp
+            try:
+                fresh[key] = self._serve(*key)
+                self._refused.pop(key, None)
+            except ContractError as exc:
+                log.error("not serving %s version %s: %s", *key, exc)
+                self._refused[key] = str(exc)
+        return fresh
+
+    def _serve(self, name: str, version: str) -> Served:
+        try:
+            contract = self._repository.contract(name, version)
+        except ContractNotFound:
+            return Served(name, version)
+        prepare = preprocessor(contract, self._repository.version_dir(name, version))
+        return Served(name, version, contract, Observer(contract), prepare)
+
+    def _swap(self, index: Sequence[IndexEntry], ready: set[Key], fresh: dict[Key, Served]) -> None:
+        before = {(s.name, s.version): s for versions in self._served.values() for s in versions.values()}
+        after = {key: served for key, served in before.items() if key in ready and key not in self._refused} | fresh
+        self._stamps = {key: stamp for key, stamp in self._stamps.items() if key in ready}
+        self._refused = {key: reason for key, reason in self._refused.items() if key in ready}
+        self._known = frozenset(entry.name for entry in index)
+        added = tuple(served for key, served in after.items() if before.get(key) is not served)
+        removed = tuple(served for key, served in before.items() if after.get(key) is not served)
+        if not added and not removed:
+            return
+        self._on_change(Change(added, removed))  # before the swap: every series exists when the first request comes
+        models: dict[str, dict[str, Served]] = {}
+        for (name, version), served in sorted(after.items()):
+            models.setdefault(name, {})[version] = served
+        self._served = models
+
+    def _set_up(self, up: bool, reason: str) -> None:
+        if up != self._up:
+            log.log(logging.INFO if up else logging.ERROR, "triton is %s%s", "up" if up else "down: ", reason)
+        self._up = up
+        self._on_up(up)
+
+
+def _stamp(version_dir: Path) -> object:
+    try:
+        stat = (version_dir / CONTRACT_FILE).stat()
+    except OSError:
+        return None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)

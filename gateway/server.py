@@ -1,0 +1,67 @@
+"""Runs one gateway process: HTTP, gRPC and metrics in one event loop, until SIGTERM or SIGINT."""
+
+import asyncio
+import logging
+import socket
+
+import uvicorn
+import uvloop
+from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, start_http_server
+
+from gateway.app import create_app, create_plane
+from gateway.rpc import grpc_server
+from gateway.setting import Settings
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serve until told to stop; raises OSError when a port is taken."""
+    uvloop.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; what is in flight then is answered, within `drain_timeout_s`."""
+    listener = _listen(settings.host, settings.http_port)
+    plane = create_plane(settings)
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=plane.metrics.registry)
+    rpc, grpc_port = grpc_server(plane, f"{settings.host}:{settings.grpc_port}")
+    exporter, exporter_thread = start_http_server(settings.metrics_port, settings.host, plane.metrics.registry)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(plane),
+            loop="none",
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=round(settings.drain_timeout_s),
+            timeout_keep_alive=75,
+            lifespan="on",
+        )
+    )
+    await rpc.start()
+    log.info(
+        "http on %s:%d, grpc on %d, metrics on %d, triton at %s",
+        *(*listener.getsockname()[:2], grpc_port, exporter.server_port, settings.triton),
+    )
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await rpc.stop(settings.drain_timeout_s)
+        await asyncio.to_thread(exporter.shutdown)
+        exporter.server_close()
+        exporter_thread.join(settings.drain_timeout_s)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as exc:
+        listener.close()
+        raise OSError(f"HTTP can't listen on {host}:{port}: {exc.strerror}") from exc
+    listener.listen(2048)
+    return listener

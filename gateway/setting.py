@@ -1,0 +1,28 @@
+"""The gateway's settings, from `TIDEGATE_*` environment variables or arguments."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every bound and address of one gateway process."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", frozen=True, extra="forbid")
+
+    repository: Path = Path("model_repository")
+    triton: str = "127.0.0.1:8001"
+    host: str = "127.0.0.1"
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    grpc_port: int = Field(default=8081, ge=0, le=65535)
+    metrics_port: int = Field(default=8082, ge=0, le=65535)
+
+    request_timeout_s: float = Field(default=10.0, gt=0)
+    drain_timeout_s: float = Field(default=10.0, gt=0)
+    poll_interval_s: float = Field(default=1.0, gt=0)
+    max_inflight: int = Field(default=512, ge=1)
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    max_items: int = Field(default=64, ge=1)
+    upstream_calls: int = Field(default=2, ge=1)  # in flight per model, version and tensor signature
+    preprocess_threads: int = Field(default=2, ge=1)

@@ -1,0 +1,124 @@
+"""A gateway over an upstream that runs the repository's ONNX files in this process: Triton's seam, a real model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from contract import Repository
+from contract.tensor import Tensors
+from gateway import Settings, create_app, create_plane
+from gateway.dataplane import DataPlane
+from gateway.error import UpstreamUnavailable
+from gateway.upstream import IndexEntry
+
+
+class LocalUpstream:
+    """Serves every version in a repository. `gate` holds calls back, `error` fails them, `down` is a dead server."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+        self.sessions: dict[tuple[str, str], onnxruntime.InferenceSession] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.down = False
+        self.error: Exception | None = None
+        self.refuse_value: int | None = None
+        self.batches: list[int] = []
+        self.cancelled = 0
+
+    async def index(self, timeout_s: float) -> Sequence[IndexEntry]:
+        self._check_up()
+        return [
+            IndexEntry(name, str(version), True, "")
+            for name in self.repository.models()
+            for version in self.repository.versions(name)
+        ]
+
+    async def infer(self, name: str, version: str, tensors: Tensors, timeout_s: float) -> dict[str, NDArray[Any]]:
+        self._check_up()
+        self.batches.append(len(next(iter(tensors.values()))))
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        key = (name, version)
+        if key not in self.sessions:
+            path = self.repository.version_dir(name, version) / "model.onnx"
+            self.sessions[key] = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = self.sessions[key]
+        answers = session.run(None, {k: np.ascontiguousarray(v) for k, v in tensors.items()})
+        return {output.name: array for output, array in zip(session.get_outputs(), answers, strict=True)}
+
+    async def infer_raw(self, request: Any, timeout_s: float) -> Any:
+        raise NotImplementedError
+
+    async def model_metadata(self, name: str, version: str, timeout_s: float) -> Any:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
+
+    def _check_up(self) -> None:
+        if self.down:
+            raise UpstreamUnavailable("the inference server is not available")
+
+
+class Gateway:
+    """A gateway in this process, and what a test needs to ask and to look at."""
+
+    def __init__(self, plane: DataPlane, upstream: LocalUpstream, client: httpx.AsyncClient) -> None:
+        self.plane = plane
+        self.upstream = upstream
+        self.client = client
+
+    async def settle(self) -> None:
+        """Let what was put off until after the answers happen: counting."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one series, summed over the labels that aren't given; 0 when there is none."""
+        return sum(
+            sample.value
+            for family in self.plane.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def num_series(self) -> int:
+        """How many series are exported."""
+        return sum(len(family.samples) for family in self.plane.metrics.registry.collect())
+
+
+@asynccontextmanager
+async def running_gateway(repository: Repository, **settings: Any) -> AsyncIterator[Gateway]:
+    """A gateway over `repository`, its catalog fresh."""
+    upstream = LocalUpstream(repository)
+    defaults: dict[str, Any] = {"repository": repository.root, "poll_interval_s": 3600}
+    plane = create_plane(Settings(**(defaults | settings)), upstream=upstream, registry=CollectorRegistry())
+    app = create_app(plane)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            yield Gateway(plane, upstream, client)
+
+
+@pytest.fixture
+def serve(tiny_repository: Repository) -> Any:
+    """`async with serve(**settings) as gateway`: the tiny model behind a gateway."""
+
+    def start(repository: Repository = tiny_repository, **settings: Any) -> Any:
+        return running_gateway(repository, **settings)
+
+    return start

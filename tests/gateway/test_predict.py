@@ -1,0 +1,215 @@
+import base64
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gateway.error import UpstreamFailed
+
+PREDICT = "/v1/models/tiny/predict"
+
+Serve = Callable[..., Any]
+
+
+def png(level: int, size: tuple[int, int] = (8, 8)) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", size, level).save(file, "PNG")
+    return file.getvalue()
+
+
+async def test_the_three_forms_of_an_image_give_the_same_answer(serve: Serve) -> None:
+    async with serve() as gateway:
+        as_file = await gateway.client.post(PREDICT, files={"image": ("a.png", png(250), "image/png")})
+        as_bytes = await gateway.client.post(PREDICT, content=png(250), headers={"content-type": "image/png"})
+        as_json = await gateway.client.post(PREDICT, json={"image": base64.b64encode(png(250)).decode()})
+        assert as_file.status_code == 200, as_file.text
+        assert as_file.json() == as_bytes.json() == as_json.json()
+        answer = as_file.json()
+        assert (answer["model"], answer["version"]) == ("tiny", "1")
+        (prediction,) = answer["predictions"]
+        assert prediction["label"] == "bright"
+        assert [entry["label"] for entry in prediction["top"]] == ["bright", "even"]
+        await gateway.settle()
+        assert gateway.metric("gateway_requests_total", model="tiny", protocol="predict", code="200") == 3
+        assert gateway.metric("inference_prediction_total", model="tiny", label="bright") == 3
+        assert gateway.metric("gateway_route_total", route="tiny", target="tiny/1", kind="latest") == 3
+
+
+async def test_several_images_are_answered_in_order(serve: Serve) -> None:
+    async with serve() as gateway:
+        files = [("image", (f"{level}.png", png(level), "image/png")) for level in (0, 250, 0)]
+        answer = (await gateway.client.post(PREDICT, files=files)).json()
+        assert [p["label"] for p in answer["predictions"]] == ["dark", "bright", "dark"]
+        assert gateway.upstream.batches == [3]
+
+
+async def test_a_version_can_be_named(serve: Serve) -> None:
+    async with serve() as gateway:
+        answer = await gateway.client.post(
+            "/v1/models/tiny/versions/1/predict", content=png(0), headers={"content-type": "image/png"}
+        )
+        assert answer.status_code == 200
+        assert gateway.metric("gateway_route_total", kind="pinned") == 1
+
+
+async def test_features_are_counted_and_their_reference_is_exported(serve: Serve) -> None:
+    async with serve() as gateway:
+        await gateway.client.post(PREDICT, content=png(0, (16, 8)), headers={"content-type": "image/png"})
+        await gateway.settle()
+        feature = {"model": "tiny", "version": "1", "feature": "brightness"}
+        assert gateway.metric("inference_feature_bin_total", **feature, bin="00", tail="1") == 1
+        assert gateway.metric("inference_feature_bin_total", **feature) == 1
+        assert gateway.metric("inference_feature_reference_ratio", **feature) == pytest.approx(1)
+        assert gateway.metric("inference_feature_reference_samples", **feature) == 1000
+        aspect = {"model": "tiny", "version": "1", "feature": "aspect"}
+        assert gateway.metric("inference_feature_bin_total", **aspect, bin="19", tail="1") == 1
+        assert gateway.metric("inference_feature_reference_ratio", feature="prediction") == pytest.approx(1)
+
+
+async def test_the_stages_add_up_to_the_request(serve: Serve) -> None:
+    async with serve() as gateway:
+        await gateway.client.post(PREDICT, content=png(0), headers={"content-type": "image/png"})
+        stages = gateway.metric("gateway_stage_duration_seconds_sum", model="tiny")
+        total = gateway.metric("gateway_request_duration_seconds_sum", model="tiny", protocol="predict")
+        assert stages == pytest.approx(total, rel=0.05)
+        for stage in ("admit", "preprocess", "queue", "upstream", "postprocess"):
+            assert gateway.metric("gateway_stage_duration_seconds_count", stage=stage) == 1
+
+
+def sent_as(media: str, body: bytes, **headers: str) -> dict[str, Any]:
+    return {"content": body, "headers": {"content-type": media, **headers}}
+
+
+BAD: dict[str, tuple[int, str, dict[str, Any]]] = {
+    "no image": (400, "expected an image", sent_as("image/png", b"hello")),
+    "empty": (400, "expected an image", sent_as("image/png", b"")),
+    "truncated": (400, "damaged or truncated", {"files": {"image": png(9, (99, 99))[:60]}}),
+    "wrong field": (400, "got the fields ['photo']", {"files": {"photo": png(1)}}),
+    "text field": (400, "got text", {"data": {"image": "x"}, "files": {"image": png(1)}}),
+    "no boundary": (400, "multipart body", sent_as("multipart/form-data", b"x")),
+    "wrong type": (415, "expected multipart", sent_as("text/plain", b"x")),
+    "no type": (415, "expected multipart", {"content": b"x"}),
+    "compressed": (415, "content encoding", sent_as("image/png", b"x", **{"content-encoding": "gzip"})),
+    "no json": (400, "not JSON", sent_as("application/json", b"{")),
+    "json list": (400, "expected a JSON object", {"json": [1]}),
+    "json field": (400, "expected the field 'image' or 'images'", {"json": {"text": "a"}}),
+    "a url": (400, "not base64", {"json": {"image": "http://host/a.png"}}),
+    "json number": (400, "in base64, got int", {"json": {"image": 1}}),
+    "no items": (400, "expected 1 to 8 items", {"json": {"images": []}}),
+    "many items": (400, "expected 1 to 8 items", {"json": {"images": ["aGk="] * 9}}),
+    "second item": (400, "item 1: expected an image", {"files": [("image", png(1)), ("image", b"x")]}),
+    "too long": (413, "at most 20000 bytes", sent_as("image/png", b"x" * 20_001)),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_bad_input_gets_one_clear_sentence_and_is_counted(serve: Serve, case: str) -> None:
+    status, said, sent = BAD[case]
+    async with serve(max_body_bytes=20_000) as gateway:
+        answer = await gateway.client.post(PREDICT, **sent)
+        assert answer.status_code == status, answer.text
+        assert list(answer.json()) == ["error"]
+        assert said in answer.json()["error"]
+        assert gateway.metric("gateway_requests_total", model="tiny", code=str(status)) == 1
+        good = await gateway.client.post(PREDICT, files={"image": png(250)})
+        assert good.status_code == 200
+        assert gateway.metric("gateway_inflight_requests") == 0
+
+
+async def test_an_unknown_version_is_named(serve: Serve) -> None:
+    async with serve() as gateway:
+        answer = await gateway.client.post("/v1/models/tiny/versions/7/predict", content=b"")
+        assert (answer.status_code, answer.json()) == (
+            404,
+            {"error": "model 'tiny' has no version '7'; versions are ['1']"},
+        )
+        assert gateway.metric("gateway_requests_total", model="tiny", version="other", code="404") == 1
+
+
+async def test_an_undeclared_body_is_cut_off_at_the_limit(serve: Serve) -> None:
+    async def endless() -> Any:
+        for _ in range(100):
+            yield b"x" * 1000
+
+    async with serve(max_body_bytes=20_000) as gateway:
+        answer = await gateway.client.post(PREDICT, content=endless(), headers={"content-type": "image/png"})
+        assert answer.status_code == 413
+
+
+async def test_what_clients_choose_never_becomes_a_series(serve: Serve) -> None:
+    async with serve() as gateway:
+        before = gateway.num_series()
+        rng = np.random.default_rng(0)
+        for i in range(200):
+            name = "".join(map(chr, rng.integers(97, 123, 12)))
+            path = [
+                f"/v1/models/{name}/predict",
+                f"/v2/models/{name}/infer",
+                f"/{name}",
+                f"/v1/models/tiny/versions/{i + 2}/predict",
+            ][i % 4]
+            assert (await gateway.client.post(path, content=b"{}")).status_code == 404
+            await gateway.client.request(name.upper()[:6], path)
+        assert gateway.num_series() == before
+        assert gateway.metric("gateway_requests_total", model="other", code="404") == 100
+
+
+@pytest.mark.parametrize("name", ["..", "%2e%2e%2f", "a%00b", "x" * 300, "tiny%0aevil"])
+async def test_odd_names_reach_nothing(serve: Serve, name: str) -> None:
+    async with serve() as gateway:
+        answer = await gateway.client.post(f"/v1/models/{name}/predict", content=b"")
+        assert answer.status_code in (404, 405)
+        assert gateway.upstream.batches == []
+        assert len(answer.text) < 400
+
+
+async def test_a_dead_triton_is_503_and_not_ready_and_comes_back(serve: Serve) -> None:
+    async with serve() as gateway:
+        gateway.upstream.down = True
+        during = await gateway.client.post(PREDICT, files={"image": png(1)})
+        assert during.status_code == 503
+        assert during.headers["retry-after"] == "1"
+        await gateway.plane.catalog.refresh()
+        assert (await gateway.client.get("/health/ready")).status_code == 503
+        assert (await gateway.client.get("/health/live")).status_code == 200
+        assert gateway.metric("gateway_upstream_up") == 0
+        known = await gateway.client.post(PREDICT, files={"image": png(1)})
+        unknown = await gateway.client.post("/v1/models/nothing/predict", files={"image": png(1)})
+        assert (known.status_code, unknown.status_code) == (503, 404)
+        gateway.upstream.down = False
+        await gateway.plane.catalog.refresh()
+        assert (await gateway.client.get("/health/ready")).status_code == 200
+        assert (await gateway.client.post(PREDICT, files={"image": png(1)})).status_code == 200
+        assert gateway.metric("gateway_requests_total", model="tiny", code="503") == 2
+
+
+async def test_a_model_that_fails_is_502_without_its_details_lost(serve: Serve) -> None:
+    async with serve() as gateway:
+        gateway.upstream.error = UpstreamFailed("the model failed: division by zero")
+        answer = await gateway.client.post(PREDICT, files={"image": png(1)})
+        assert (answer.status_code, answer.json()) == (502, {"error": "the model failed: division by zero"})
+
+
+async def test_an_unexpected_error_shows_nothing_of_itself(serve: Serve) -> None:
+    async with serve() as gateway:
+        gateway.upstream.error = RuntimeError("/secret/path")
+        answer = await gateway.client.post(PREDICT, files={"image": png(1)})
+        assert answer.status_code == 500
+        assert "secret" not in answer.text
+        assert gateway.metric("gateway_requests_total", model="tiny", code="500") == 1
+
+
+async def test_models_describe_themselves(serve: Serve) -> None:
+    async with serve() as gateway:
+        (model,) = (await gateway.client.get("/v1/models")).json()["models"]
+        assert model == (await gateway.client.get("/v1/models/tiny")).json()
+        assert model["labels"] == ["dark", "even", "bright"]
+        assert model["predict"] == PREDICT
+        assert json.loads((await gateway.client.get("/openapi.json")).text)["paths"][PREDICT.replace("tiny", "{name}")]
+        missing = await gateway.client.get("/v1/models/nothing")
+        assert missing.status_code == 404
+        assert (await gateway.client.get("/nowhere")).json()["error"].startswith("no such path")

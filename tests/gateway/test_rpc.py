@@ -1,0 +1,135 @@
+"""The unmodified clients of Triton against the gateway's gRPC side."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.utils import InferenceServerException
+
+from gateway.rpc import grpc_server
+
+Serve = Callable[..., Any]
+IMAGES = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 250)])
+
+
+@asynccontextmanager
+async def client_of(gateway: Any) -> AsyncIterator[Any]:
+    server, port = grpc_server(gateway.plane, "127.0.0.1:0")
+    await server.start()
+    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+    try:
+        yield client
+    finally:
+        await client.close()
+        await server.stop(None)
+
+
+def image(array: np.ndarray[Any, Any] = IMAGES, name: str = "image", datatype: str = "UINT8") -> Any:
+    tensor = triton.InferInput(name, array.shape, datatype)
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+async def test_infer_over_grpc(serve: Serve) -> None:
+    async with serve() as gateway, client_of(gateway) as client:
+        answer = await client.infer("tiny", [image()], request_id="a7", outputs=[triton.InferRequestedOutput("logits")])
+        response = answer.get_response()
+        assert (response.id, response.model_name, response.model_version) == ("a7", "tiny", "1")
+        assert answer.as_numpy("logits").argmax(axis=1).tolist() == [0, 2]
+        await gateway.settle()
+        assert gateway.metric("gateway_requests_total", protocol="v2_grpc", code="200") == 1
+        assert gateway.metric("inference_prediction_total", label="dark") == 1
+
+
+async def test_typed_contents_are_read_too(serve: Serve) -> None:
+    async with serve() as gateway, client_of(gateway) as client:
+        request = pb.ModelInferRequest(model_name="tiny")
+        tensor = request.inputs.add(name="image", datatype="UINT8", shape=(1, 8, 8, 1))
+        tensor.contents.uint_contents.extend([250] * 64)
+        response = await client._client_stub.ModelInfer(request)
+        assert np.frombuffer(response.raw_output_contents[0], np.float32).argmax() == 2
+        tensor.contents.uint_contents.append(300)
+        with pytest.raises(grpc.aio.AioRpcError, match="expected 64 values"):
+            await client._client_stub.ModelInfer(request)
+
+
+async def test_health_and_metadata(serve: Serve) -> None:
+    async with serve() as gateway, client_of(gateway) as client:
+        assert await client.is_server_live()
+        assert await client.is_server_ready()
+        assert await client.is_model_ready("tiny")
+        assert (await client.get_server_metadata()).name == "tidegate"
+        metadata = await client.get_model_metadata("tiny")
+        assert (metadata.inputs[0].name, list(metadata.inputs[0].shape)) == ("image", [-1, 8, 8, 1])
+        gateway.upstream.down = True
+        await gateway.plane.catalog.refresh()
+        assert not await client.is_server_ready()
+        assert not await client.is_model_ready("tiny")
+
+
+@pytest.mark.parametrize(
+    ("model", "tensor", "code", "said"),
+    [
+        ("nothing", image(), "NOT_FOUND", "unknown model 'nothing'"),
+        ("tiny", image(name="picture"), "INVALID_ARGUMENT", "expected the inputs"),
+        ("tiny", image(IMAGES.astype(np.int8), datatype="INT8"), "INVALID_ARGUMENT", "expected datatype UINT8"),
+        ("tiny", image(IMAGES[:, :4]), "INVALID_ARGUMENT", "expected shape"),
+    ],
+)
+async def test_bad_requests_get_a_code_and_a_sentence(
+    serve: Serve, model: str, tensor: Any, code: str, said: str
+) -> None:
+    async with serve() as gateway, client_of(gateway) as client:
+        with pytest.raises(InferenceServerException, match=said) as error:
+            await client.infer(model, [tensor])
+        assert error.value.status() == f"StatusCode.{code}"
+        assert (await client.infer("tiny", [image()])).as_numpy("logits").shape == (2, 3)
+
+
+async def test_a_dead_triton_is_unavailable_and_a_passed_deadline_said(serve: Serve) -> None:
+    async with serve() as gateway, client_of(gateway) as client:
+        gateway.upstream.gate.clear()
+        with pytest.raises(InferenceServerException, match=r"(?i)deadline|time was up"):
+            await client.infer("tiny", [image()], client_timeout=0.05)
+        gateway.upstream.gate.set()
+        gateway.upstream.down = True
+        with pytest.raises(InferenceServerException) as error:
+            await client.infer("tiny", [image()])
+        assert error.value.status() == "StatusCode.UNAVAILABLE"
+
+
+async def test_calls_that_change_the_server_are_refused(serve: Serve) -> None:
+    async with serve() as gateway, client_of(gateway) as client:
+        for call in (
+            client.unload_model("tiny"),
+            client.load_model("tiny"),
+            client.get_model_repository_index(),
+            client.get_system_shared_memory_status(),
+            client.get_log_settings(),
+            client.get_trace_settings(),
+        ):
+            with pytest.raises(InferenceServerException) as error:
+                await call
+            assert error.value.status() == "StatusCode.PERMISSION_DENIED"
+
+
+async def test_a_message_over_the_limit_is_refused(serve: Serve) -> None:
+    async with serve(max_body_bytes=2048) as gateway, client_of(gateway) as client:
+        with pytest.raises(InferenceServerException) as error:
+            await client.infer("tiny", [image(np.zeros((50, 8, 8, 1), np.uint8))])
+        assert error.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+
+
+async def test_a_taken_port_is_said_in_one_sentence(serve: Serve) -> None:
+    async with serve() as gateway:
+        server, port = grpc_server(gateway.plane, "127.0.0.1:0")
+        await server.start()
+        with pytest.raises(OSError, match=f"gRPC can't listen on 127.0.0.1:{port}"):
+            grpc_server(gateway.plane, f"127.0.0.1:{port}")
+        await server.stop(None)
