@@ -42,7 +42,7 @@ class Feature(Document):
     Categorical: `bins` are `categories` in order, then `other` and `missing`.
     """
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=300)
     kind: Literal["ordered", "categorical"]
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()

@@ -14,12 +14,14 @@ from pydantic import Field, JsonValue, StringConstraints, ValidationError, model
 
 from contract.document import Document
 from contract.error import ContractInvalid, ContractNotFound
-from contract.profile import Profile
+from contract.profile import MISSING, OTHER, Profile
 
 SCHEMA_VERSION: Literal[1] = 1
 CONTRACT_FILE = "contract.json"
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+# Labels and categories become label values in Prometheus: never empty, never long.
+Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
@@ -47,7 +49,7 @@ class TensorSpec(Document):
     `ranges` holds one range for each -1, in order; outputs may leave it empty.
     """
 
-    name: str = Field(min_length=1, max_length=255)
+    name: Label
     datatype: Datatype
     shape: tuple[int, ...]
     ranges: tuple[AxisRange, ...] = ()
@@ -106,15 +108,16 @@ class TextPreprocess(Document):
 class Column(Document):
     """A column of a table row: a number, or one of `categories` (sent as its index; the last index + 1 is unseen)."""
 
-    name: str = Field(min_length=1)
+    name: Label
     kind: Literal["number", "category"]
-    categories: tuple[str, ...] = ()
+    categories: tuple[Label, ...] = ()
     required: bool = True
 
     @model_validator(mode="after")
     def _categories_fit(self) -> Self:
         if (self.kind == "category") != bool(self.categories):
             raise ValueError(f"column {self.name}: categories belong to columns of kind category, and only there")
+        _check_labels(f"column {self.name}: categories", self.categories)
         return self
 
 
@@ -142,14 +145,13 @@ class ClassificationPostprocess(Document):
 
     kind: Literal["classification"] = "classification"
     tensor: str
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[Label, ...] = Field(min_length=2)
     top_k: int = Field(default=5, ge=1)
     activation: Literal["softmax", "identity"] = "softmax"
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must differ from one another")
+        _check_labels("labels", self.labels)
         return self
 
 
@@ -332,6 +334,13 @@ def _by_name(specs: Sequence[TensorSpec], name: str) -> TensorSpec:
         if spec.name == name:
             return spec
     raise KeyError(name)
+
+
+def _check_labels(what: str, labels: Sequence[str]) -> None:
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"{what} must differ from one another")
+    if taken := {OTHER, MISSING} & set(labels):
+        raise ValueError(f"{what} must not hold {sorted(taken)}: the profile has bins of these names; rename them")
 
 
 def _check_preprocess(contract: Contract) -> None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from contract import Contract, ContractInvalid, ContractNotFound, DigestMismatch, Repository, json_schema
 from contract.digest import verify
-from contract.schema import Artifact, AxisRange, TensorSpec
+from contract.schema import Artifact, AxisRange, ClassificationPostprocess, Column, TensorSpec
 
 
 def test_a_saved_contract_loads_to_the_same_contract(tiny_repository: Repository) -> None:
@@ -88,3 +88,11 @@ def test_bounds_fill_in_the_fixed_axes() -> None:
 def test_the_published_schema_is_the_codes() -> None:
     published = Path(__file__).parents[2] / "docs" / "contract.schema.json"
     assert json.loads(published.read_text()) == json_schema(), "run: make docs"
+
+
+def test_labels_that_the_profile_keeps_for_itself_are_refused() -> None:
+    for label in ("other", "missing", "", "x" * 300):
+        with pytest.raises(ValidationError):
+            ClassificationPostprocess(tensor="logits", labels=("a", label))
+        with pytest.raises(ValidationError):
+            Column(name="c", kind="category", categories=("a", label))

@@ -106,7 +106,7 @@ BATCH = AxisRange(min=1, opt=2, max=4)
 
 
 def test_inputs_within_the_contract_pass() -> None:
-    tensors = {"ids": np.zeros((3, 16), np.int64), "score": np.zeros((3, 2), np.float32)}
+    tensors: Any = {"ids": np.zeros((3, 16), np.int64), "score": np.zeros((3, 2), np.float32)}
     assert check_inputs((IDS, SCORE), BATCH, tensors) == 3
 
 
@@ -124,7 +124,7 @@ def test_inputs_within_the_contract_pass() -> None:
     ],
 )
 def test_inputs_outside_the_contract_are_named(change: dict[str, Any], said: str) -> None:
-    tensors: dict[str, Any] = {
+    tensors: Any = {
         "ids": np.zeros((3, 4), np.int64),
         "score": np.zeros((3, 2), np.float32),
     }
