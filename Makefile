@@ -1,0 +1,36 @@
+# Two commands do everything, set-up included: `make demo` and `make test`. `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format generate bench clean
+
+BIN := .venv/bin
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## install what the other targets need; does nothing when it is there
+	@./setup.sh
+
+demo: setup  ## train, publish, serve and monitor a model on this machine; stays up until Ctrl-C
+	@$(BIN)/tidegate demo
+
+test: setup  ## run all tests, against the real Triton and the real Prometheus
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup  ## lint, formatting, types, generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup  ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+generate: setup  ## write the files that code makes: rules, dashboard, JSON Schema
+	@$(BIN)/tidegate schema > docs/contract.schema.json
+	@$(BIN)/python -m monitoring
+
+bench: setup  ## measure the gateway beside Triton alone
+	@$(BIN)/python -m bench $(ARGS)
+
+clean:  ## remove run files, caches and both environments; published models stay
+	rm -rf .venv .venv-triton run .pytest_cache .mypy_cache .ruff_cache .hypothesis tidegate.egg-info

@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks: what the gateway costs over Triton asked directly."""

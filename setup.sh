@@ -1,0 +1,99 @@
+#!/bin/sh
+# Sets up everything the Makefile's targets need, and does nothing where that is there already.
+#
+#   Debian packages   prometheus, dataset-fashion-mnist; python3.X-venv where Python has no ensurepip   (needs root)
+#   .venv             this project and its tools
+#   .venv-triton      NVIDIA's Triton server with ONNX Runtime, apart because its stub needs numpy < 2
+#
+# PYTHON=/path/to/python3.11 chooses the interpreter.
+set -eu
+cd "$(dirname "$0")"
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() {
+    printf 'setup: %s\n' "$*" >&2
+    exit 1
+}
+
+require_platform() {
+    [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] ||
+        fail "Triton's wheel runs on Linux x86-64 only, and this is $(uname -s) $(uname -m)."
+    glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)
+    [ -n "$glibc" ] && [ "$(printf '2.35\n%s\n' "$glibc" | sort -V | head -n 1)" = 2.35 ] ||
+        fail "Triton's wheel needs glibc 2.35 or newer (Debian 12, Ubuntu 22.04), and this is ${glibc:-no glibc}."
+}
+
+find_python() {
+    for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            python=$candidate
+            return
+        fi
+    done
+    fail "Python 3.11 to 3.13 is missing; install it (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or set PYTHON."
+}
+
+install_debian_packages() {
+    wanted=""
+    command -v prometheus >/dev/null && command -v promtool >/dev/null || wanted="$wanted prometheus"
+    [ -d /usr/share/datasets/fashion-mnist ] || wanted="$wanted dataset-fashion-mnist"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        wanted="$wanted $("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    [ -n "$wanted" ] || return 0
+    command -v apt-get >/dev/null ||
+        fail "missing:$wanted; they are Debian packages, and this system has no apt-get."
+    [ "$(id -u)" = 0 ] ||
+        fail "missing Debian packages; run as root once: apt-get update && apt-get install --no-install-recommends$wanted"
+    say "installing the Debian packages$wanted (Prometheus to scrape, Fashion-MNIST to train on)"
+    # Tidegate starts its own Prometheus when it needs one: the packaged service is neither started nor enabled.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
+    log=$(mktemp)
+    # shellcheck disable=SC2086  # a list of package names
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $wanted; } >"$log" 2>&1; then
+        tail -n 5 "$log" >&2
+        fail "apt-get could not install$wanted; its whole output is in $log."
+    fi
+    rm -f "$log"
+    if [ -d /run/systemd/system ]; then systemctl disable prometheus.service >/dev/null 2>&1 || true; fi
+}
+
+# environment DIR STAMP: make a virtual environment unless it carries this stamp; true when it was made.
+environment() {
+    [ "$(cat "$1/.stamp" 2>/dev/null)" != "$2" ] || return 1
+    [ -x "$1/bin/python" ] || "$python" -m venv "$1" || fail "$python can't make a virtual environment in $1."
+}
+
+pip_install() {
+    venv=$1
+    shift
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" ||
+        fail "pip could not install into $venv; the lines above say why."
+}
+
+install_project() {
+    stamp=$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)
+    environment .venv "$stamp" || return 0
+    say "installing this project with its training, serving and test tools into .venv (about two minutes)"
+    pip_install .venv --constraint constraints.txt --editable '.[dev]'
+    echo "$stamp" >.venv/.stamp
+}
+
+install_triton() {
+    stamp="nvidia-pytriton 0.7.0, numpy 1.26.4, onnxruntime 1.32.0"
+    environment .venv-triton "$stamp" || return 0
+    say "installing NVIDIA's Triton server and ONNX Runtime into .venv-triton"
+    pip_install .venv-triton --no-deps nvidia-pytriton==0.7.0
+    pip_install .venv-triton numpy==1.26.4 onnxruntime==1.32.0
+    echo "$stamp" >.venv-triton/.stamp
+}
+
+require_platform
+find_python
+install_debian_packages
+install_project
+install_triton

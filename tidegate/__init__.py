@@ -1,0 +1,1 @@
+"""The command line, and the whole system as processes of one machine."""
