@@ -120,7 +120,7 @@ def write_version(root: Path, name: str = "tiny", version: int = 1, **changes: A
     return contract
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_version() -> MakeVersion:
     """`make_version(root, name="tiny", version=1, **fields)` writes a version and returns its contract."""
     return write_version

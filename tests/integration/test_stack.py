@@ -1,0 +1,164 @@
+"""The gateway in front of the real Triton, watched by the real Prometheus."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from PIL import Image
+
+from monitoring.inventory import used_metrics
+from tidegate.stack import Stack
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+PREDICT = "/v1/models/tiny/predict"
+IMAGES = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 250)])
+
+
+def png(level: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), level).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, stack_over: Any, make_version: Any) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("stack")
+    root = folder / "model_repository"
+    make_version(root)
+    make_version(root, name="broken")
+    (root / "broken" / "1" / "model.onnx").write_bytes(b"no onnx")
+    with stack_over(root, folder / "run") as running:
+        yield running
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stack.url, timeout=10, trust_env=False) as client:
+        yield client
+
+
+def test_http_and_grpc_give_tritons_own_answer(stack: Stack, client: httpx.Client) -> None:
+    tensor = triton.InferInput("image", IMAGES.shape, "UINT8")
+    tensor.set_data_from_numpy(IMAGES)
+    direct = triton.InferenceServerClient(f"127.0.0.1:{stack.ports.triton_grpc}")
+    through = triton.InferenceServerClient(f"127.0.0.1:{stack.ports.grpc}")
+    expected = direct.infer("tiny", [tensor]).as_numpy("logits")
+    np.testing.assert_array_equal(through.infer("tiny", [tensor]).as_numpy("logits"), expected)
+    direct.close()
+    through.close()
+    document = {"inputs": [{"name": "image", "shape": [2, 8, 8, 1], "datatype": "UINT8", "data": IMAGES.tolist()}]}
+    answer = client.post("/v2/models/tiny/infer", json=document).json()
+    np.testing.assert_allclose(answer["outputs"][0]["data"], expected.ravel(), rtol=1e-6)
+    predictions = client.post(PREDICT, files=[("image", png(level)) for level in (0, 250)]).json()["predictions"]
+    assert [p["label"] for p in predictions] == ["dark", "bright"]
+
+
+def test_a_model_that_fails_is_named_and_the_others_serve(stack: Stack, client: httpx.Client) -> None:
+    assert "broken/1/model.onnx" in (stack.state / "log" / "triton.log").read_text()
+    broken = client.post("/v1/models/broken/predict", files={"image": png(1)})
+    assert (broken.status_code, broken.json()["error"]) == (503, "model 'broken' is not ready")
+    assert client.post(PREDICT, files={"image": png(1)}).status_code == 200
+
+
+def test_every_metric_that_rules_and_panels_use_is_exported(
+    stack: Stack, client: httpx.Client, wait_until: Callable[..., Any]
+) -> None:
+    client.post(PREDICT, files={"image": png(1)})
+    ask = httpx.Client(base_url=stack.prometheus_url, timeout=10, trust_env=False)
+
+    def missing() -> bool:
+        names = set(ask.get("/api/v1/label/__name__/values").json()["data"])
+        return used_metrics() <= names
+
+    with ask:
+        wait_until("every used metric is in Prometheus", missing)
+        up = ask.get("/api/v1/query", params={"query": "up == 1"}).json()["data"]["result"]
+        assert {sample["metric"]["job"] for sample in up} == {"gateway", "triton"}
+
+
+def test_a_new_version_is_picked_up_without_a_restart(
+    stack: Stack, client: httpx.Client, make_version: Any, wait_until: Callable[..., Any]
+) -> None:
+    """And while it loads beside the old one, not one request fails."""
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=stack.url, timeout=10, trust_env=False) as own:
+            while not done.is_set() and len(statuses) < 20_000:
+                statuses.append(own.post(PREDICT, files={"image": png(1)}).status_code)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        make_version(stack.repository, version=2)
+        wait_until(
+            "version 2 answers", lambda: client.post(PREDICT, files={"image": png(1)}).json().get("version") == "2"
+        )
+    finally:
+        done.set()
+        thread.join(30)
+    assert set(statuses) == {200}
+    assert client.post("/v1/models/tiny/versions/1/predict", files={"image": png(1)}).json()["version"] == "1"
+
+
+def test_triton_killed_while_serving_comes_back_without_a_restart_of_the_gateway(
+    stack: Stack, client: httpx.Client, wait_until: Callable[..., Any]
+) -> None:
+    gateway = stack.pid("gateway")
+    children = Path(f"/proc/{stack.pid('triton')}/task/{stack.pid('triton')}/children")
+    (server,) = [
+        int(pid) for pid in children.read_text().split() if b"tritonserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    os.kill(server, signal.SIGKILL)
+    during = wait_until(
+        "a request fails", lambda: (a := client.post(PREDICT, files={"image": png(1)})).status_code != 200 and a
+    )
+    assert (during.status_code, during.headers["retry-after"]) == (503, "1")
+    assert client.get("/health/live").status_code == 200
+    wait_until("ready again", lambda: client.get("/health/ready").status_code == 200)
+    wait_until("answers again", lambda: client.post(PREDICT, files={"image": png(250)}).status_code == 200)
+    assert stack.pid("gateway") == gateway
+
+
+def test_sigterm_answers_what_is_in_hand(stack: Stack, tmp_path: Path, stack_over: Any) -> None:
+    with stack_over(stack.repository, tmp_path / "run") as other:
+        answers: list[int] = []
+
+        def ask() -> None:
+            with httpx.Client(base_url=other.url, timeout=10, trust_env=False) as own:
+                for _ in range(5_000):
+                    try:
+                        answers.append(own.post(PREDICT, files={"image": png(1)}).status_code)
+                    except httpx.ConnectError:  # the port is closed: nothing was in hand
+                        return
+                    except httpx.RemoteProtocolError:  # a kept connection was closed between two requests
+                        return
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        os.kill(other.pid("gateway"), signal.SIGTERM)
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert set(answers) <= {200}
+
+
+def test_a_taken_port_is_one_sentence(stack: Stack, tmp_path: Path) -> None:
+    command = ["-m", "tidegate", "up", f"--repository={stack.repository}", f"--state={tmp_path}"]
+    command += [f"--http-port={stack.ports.http}"]
+    ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert f"port {stack.ports.http} on 127.0.0.1 can't be had" in ended.stdout

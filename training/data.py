@@ -1,0 +1,70 @@
+"""What a recipe learns from: three splits of one data set, as the contract's input tensors and their targets.
+
+The inputs are what the gateway's preprocessing makes of the same sample, so nothing can differ between training and
+serving; arithmetic on them is the network's own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.tensor import Tensors
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """Input tensors `[M, ...]` by name, targets `[M, ...]`, and features that only the original shows (`[M]` each)."""
+
+    inputs: Tensors
+    targets: NDArray[Any]
+    observed: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Every array has the same number of samples."""
+        sizes = {len(array) for array in (*self.inputs.values(), self.targets, *self.observed.values())}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError(f"expected arrays of one length above 0, got {sorted(sizes)}")
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.targets)
+
+    def take(self, chosen: NDArray[np.intp] | slice) -> "Split":
+        """The samples chosen by index."""
+        return Split(
+            inputs={name: array[chosen] for name, array in self.inputs.items()},
+            targets=self.targets[chosen],
+            observed={name: array[chosen] for name, array in self.observed.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """The network learns from `train`, `validation` shows how it goes, `test` is looked at once, at the end.
+
+    `sha256` is of the data and how it was split: a run that began on another one refuses to resume.
+    """
+
+    name: str
+    sha256: str
+    train: Split
+    validation: Split
+    test: Split
+
+    def limited(self, num_train: int | None) -> "Dataset":
+        """The same data set with only the first samples of its training split."""
+        return self if num_train is None else replace(self, train=self.train.take(slice(num_train)))
+
+
+def split(samples: Split, num_validation: int, seed: int) -> tuple[Split, Split]:
+    """Training and validation split: every sample in exactly one of them, chosen by the seed.
+
+    Raises ValueError when `num_validation` leaves nothing for one of the two.
+    """
+    if not 0 < num_validation < len(samples):
+        raise ValueError(f"expected a validation split of 1 to {len(samples) - 1} samples, got {num_validation}")
+    order = np.random.default_rng(seed).permutation(len(samples))
+    return samples.take(order[num_validation:]), samples.take(order[:num_validation])

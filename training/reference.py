@@ -1,0 +1,28 @@
+"""The reference profile: what inputs and outputs look like when nothing has drifted.
+
+Input features are taken from the training split: they are a matter of the data alone, and the more samples, the
+smaller the drift that can be told from chance. Output features are taken from the validation split: on data it was
+trained on a model is surer of itself than it will ever be in service, and every confidence would look like drift.
+The test split is left out of both, so that replaying it remains a fair trial of false alarms.
+Each feature carries its own number of samples, as the two-sample tests need it.
+"""
+
+from contract.observation import build_profile, input_values
+from contract.postprocess import interpret
+from contract.profile import Profile
+from contract.schema import Postprocess, Preprocess
+from contract.tensor import Tensors
+from training.data import Dataset
+
+
+def reference_profile(
+    preprocess: Preprocess, postprocess: Postprocess, dataset: Dataset, validation_outputs: Tensors
+) -> Profile:
+    """Profile of the inputs from M training samples, of the outputs from the validation samples' `[V, ...]`."""
+    inputs = build_profile(preprocess, postprocess, dataset.train.inputs, dataset.train.observed, None)
+    meaning = interpret(postprocess, validation_outputs)
+    held_out = dataset.validation
+    whole = build_profile(preprocess, postprocess, held_out.inputs, held_out.observed, meaning)
+    from_inputs = set(input_values(preprocess, held_out.inputs, held_out.observed))
+    outputs = [feature for feature in whole.features if feature.name not in from_inputs]
+    return Profile(features=(*inputs.features, *outputs))
