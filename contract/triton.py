@@ -1,8 +1,12 @@
-"""Triton's `config.pbtxt`, derived from the contract.
+"""What is said to Triton and how it answers: `config.pbtxt`, derived from the contract, and the reasons it gives.
+
+No queue policy (size or timeout) is set: with one, Triton's batcher now and then misses its wake-up and a request
+stalls for half a second (triton-inference-server/server#8870). The gateway bounds the queue and the wait instead.
 
 Source: https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,9 +16,8 @@ Runtime = Literal["onnxruntime", "tensorrt"]
 
 MODEL_FILE: dict[Runtime, str] = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 
-# A full queue or a request that waited longer is refused: waiting longer than a client would helps nobody.
-QUEUE_TIMEOUT_MS = 2_000
-QUEUE_BATCHES = 32
+MAX_REASON_CHARACTERS = 500
+_NOISE = re.compile(r"^(?:\w+: )?TritonModelException: ")
 
 
 def model_config(contract: Contract, runtime: Runtime, versions: Sequence[int], *, instances: int = 1) -> str:
@@ -23,6 +26,7 @@ def model_config(contract: Contract, runtime: Runtime, versions: Sequence[int], 
     backend = 'platform: "tensorrt_plan"' if runtime == "tensorrt" else 'backend: "onnxruntime"'
     kind = "KIND_GPU" if runtime == "tensorrt" else "KIND_AUTO"
     preferred = sorted({batch.opt, batch.max})
+    warmups = ",\n".join(_warmup(contract, size) for size in sorted({1, batch.max}))
     return f"""\
 # Made by tidegate from the contract of version {contract.version}. Don't edit: publish a version instead.
 name: "{contract.name}"
@@ -33,22 +37,38 @@ max_batch_size: {batch.max}
 {_tensors("output", contract.outputs)}
 version_policy {{ specific {{ versions: [{", ".join(map(str, sorted(versions)))}] }} }}
 instance_group [ {{ kind: {kind} count: {instances} }} ]
-dynamic_batching {{
-  preferred_batch_size: [{", ".join(map(str, preferred))}]
-  default_queue_policy {{
-    timeout_action: REJECT
-    default_timeout_microseconds: {QUEUE_TIMEOUT_MS * 1000}
-    max_queue_size: {QUEUE_BATCHES * batch.max}
-  }}
-}}
+dynamic_batching {{ preferred_batch_size: [{", ".join(map(str, preferred))}] }}
+model_warmup [
+{warmups}
+]
 """
+
+
+def plain_reason(details: str) -> str:
+    """Triton's reason on one line, without the Python traceback (with paths) that its Python backend appends."""
+    return _NOISE.sub("", " ".join(details.partition("\n\nAt:")[0].split()))[:MAX_REASON_CHARACTERS]
+
+
+def _warmup(contract: Contract, batch_size: int) -> str:
+    """A first inference of zeros before the version counts as ready, so that no client waits for allocations."""
+    inputs = []
+    for spec in contract.inputs:
+        dims = ", ".join(str(bounds.opt) for bounds in spec.bounds()) or "1"
+        inputs.append(
+            f'    inputs {{ key: "{spec.name}" '
+            f"value {{ data_type: {_data_type(spec)} dims: [{dims}] zero_data: true }} }}"
+        )
+    return f'  {{\n    name: "zeros x{batch_size}" batch_size: {batch_size}\n' + "\n".join(inputs) + "\n  }"
+
+
+def _data_type(spec: TensorSpec) -> str:
+    return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
 
 
 def _tensors(direction: str, specs: Sequence[TensorSpec]) -> str:
     lines = []
     for spec in specs:
-        datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
         dims = ", ".join(map(str, spec.shape)) or "1"
         reshape = "" if spec.shape else " reshape { shape: [] }"
-        lines.append(f'  {{ name: "{spec.name}" data_type: TYPE_{datatype} dims: [{dims}]{reshape} }}')
+        lines.append(f'  {{ name: "{spec.name}" data_type: {_data_type(spec)} dims: [{dims}]{reshape} }}')
     return f"{direction} [\n" + ",\n".join(lines) + "\n]"

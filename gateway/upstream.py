@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from contract import TensorError
 from contract.tensor import Tensors, datatype_of, from_raw, to_raw
+from contract.triton import plain_reason
 from gateway.error import (
     DeadlineExceeded,
     UpstreamError,
@@ -128,7 +129,7 @@ async def _answer(call: Any) -> Any:
     try:
         return await call
     except grpc.aio.AioRpcError as exc:
-        raise _translate(exc.code(), exc.details() or "") from exc
+        raise _translate(exc.code(), plain_reason(exc.details() or "")) from exc
 
 
 def _translate(code: grpc.StatusCode, details: str) -> UpstreamError | DeadlineExceeded:
@@ -142,7 +143,7 @@ def _translate(code: grpc.StatusCode, details: str) -> UpstreamError | DeadlineE
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded("the inference server did not answer in time")
         case _:
-            return UpstreamFailed(f"the model failed: {details:.200}")
+            return UpstreamFailed(f"the model failed: {details}")
 
 
 def concatenate(parts: Sequence[Tensors]) -> dict[str, NDArray[Any]]:

@@ -106,7 +106,7 @@ def test_up_stays_until_it_is_told_to_stop_and_leaves_nothing_behind(
     names = ("http", "grpc", "metrics", "prometheus")
     ports = dict(zip(names, free_ports(4), strict=True))
     options = [f"--{name}-port={port}" for name, port in ports.items()] + ["--triton-port=18500"]
-    command = [TIDEGATE, "up", f"--repository={line[0].repository}", f"--state={tmp_path}", *options]
+    command = [str(TIDEGATE), "up", f"--repository={line[0].repository}", f"--state={tmp_path}", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

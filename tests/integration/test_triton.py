@@ -42,6 +42,7 @@ pytestmark = [
 
 Array = NDArray[Any]
 MakeVersion = Callable[..., Contract]
+Spec = tuple[int, Sequence[Any]]
 TIMEOUT_S = 20.0
 
 
@@ -167,8 +168,8 @@ def no_models_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def make_model(
     nodes: Sequence[onnx.NodeProto],
-    inputs: Mapping[str, tuple[int, Sequence[int | str]]],
-    outputs: Mapping[str, tuple[int, Sequence[int | str]]],
+    inputs: Mapping[str, Spec],
+    outputs: Mapping[str, Spec],
     **constants: Array,
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
@@ -262,7 +263,7 @@ def test_versions_and_models_come_and_go(serving: Serving) -> None:
     np.testing.assert_array_equal(serving.client.infer("model", {"x": ROWS})["y"], ROWS)
     shutil.rmtree(serving.repository.root / "model")
     assert serving.loader.reconcile() == {}
-    until(lambda: "is not found" in serving.client.refusal("model", {"x": ROWS}))
+    assert "unknown model" in serving.client.refusal("model", {"x": ROWS})
 
 
 def test_a_reload_drops_no_request(serving: Serving) -> None:
@@ -303,13 +304,17 @@ def test_a_reload_drops_no_request(serving: Serving) -> None:
 
 
 def test_triton_serves_metrics_without_summaries(serving: Serving) -> None:
-    serving.load("model", times(2), TIMES)
-    serving.client.infer("model", {"x": ROWS})
-    url = f"http://127.0.0.1:{serving.ports.metrics}/metrics"
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-        text = response.read().decode()
-    assert 'nv_inference_request_success{model="model",version="1"} 1' in text
-    assert "summary" not in text
+    serving.load("counted", times(2), TIMES)
+    serving.client.infer("counted", {"x": ROWS})
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{serving.ports.metrics}/metrics", timeout=TIMEOUT_S) as response:
+            return str(response.read().decode())
+
+    # Triton counts after it has answered.
+    until(lambda: 'nv_inference_request_success{model="counted",version="1"} 1' in metrics())
+    assert "summary" not in metrics()
+    assert "nv_cpu_utilization" in metrics()
 
 
 # The onnxruntime backend
@@ -338,12 +343,8 @@ def test_requests_of_one_batch_keep_their_rows_and_outputs(serving: Serving) -> 
 
 def test_a_bad_request_fails_alone(serving: Serving) -> None:
     node = helper.make_node("Gather", ["table", "ids"], ["y"])
-    model = make_model(
-        [node],
-        {"ids": (TensorProto.INT64, ["n", 1])},
-        {"y": (TensorProto.FLOAT, ["n", 1])},
-        table=np.arange(10, dtype=np.float32),
-    )
+    ids, found = (TensorProto.INT64, ["n", 1]), (TensorProto.FLOAT, ["n", 1])
+    model = make_model([node], {"ids": ids}, {"y": found}, table=np.arange(10, dtype=np.float32))
     config = """max_batch_size: 4
     input [ { name: "ids" data_type: TYPE_INT64 dims: [1] } ]
     output [ { name: "y" data_type: TYPE_FP32 dims: [1] } ]
@@ -418,19 +419,21 @@ def test_a_model_without_batch_axis_is_served(serving: Serving) -> None:
     np.testing.assert_array_equal(serving.client.infer("fixed", {"x": x})["y"], x.T)
 
 
+def parameter(key: str, value: str) -> tuple[str, str]:
+    return "version_policy", f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }} version_policy'
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (("dims: [4]", "dims: [5]"), r"input 'x': config.pbtxt says \[5\] a sample, the model has \[4\]"),
         (("TYPE_FP32", "TYPE_FP16"), r"input 'x': config.pbtxt says TYPE_FP16, the model has tensor\(float\)"),
         (('"y"', '"z"'), r"config.pbtxt names the outputs \['z'\]; the model has \['y'\]"),
-        (("max_batch_size: 8", "max_batch_size: 0"), r"input 'x': config.pbtxt says \[4\] a sample, the model has \['n', 4\]"),
-        (("version_policy", 'parameters { key: "intra_op_thread_count" value: { string_value: "x" } } version_policy'),
-         "intra_op_thread_count: expected a non-negative integer, got 'x'"),
-        (("version_policy", 'parameters { key: "graph_optimization_level" value: { string_value: "5" } } version_policy'),
-         "graph_optimization_level: expected one of -1, 1, 2, 99, got '5'"),
+        (("size: 8", "size: 0"), r"input 'x': config.pbtxt says \[4\] a sample, the model has \['n', 4\]"),
+        (parameter("intra_op_thread_count", "x"), "intra_op_thread_count: expected a non-negative integer, got 'x'"),
+        (parameter("graph_optimization_level", "5"), "graph_optimization_level: expected one of -1, 1, 2, 99, got '5'"),
     ],
-)  # fmt: skip
+)
 def test_a_config_that_isnt_the_graphs_is_named(serving: Serving, change: tuple[str, str], reason: str) -> None:
     state = serving.load("model", times(2), TIMES.replace(*change))
     assert state.versions == ()
@@ -486,6 +489,11 @@ def test_a_killed_triton_comes_back_with_its_models(
         except grpc.RpcError:
             return False
 
+    def kill_stub() -> None:
+        """Its model's process alone, as the kernel does when memory runs out."""
+        stubs = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(stubs.stdout.split()[0]), signal.SIGKILL)
+
     with Control(f"127.0.0.1:{ports.grpc}", stop=stop) as control:
         loader = Loader(tiny_repository, control)
         supervisor = Supervisor(loader, launcher, stop=stop, settings=SupervisorSettings(interval_s=0.1))
@@ -499,6 +507,11 @@ def test_a_killed_triton_comes_back_with_its_models(
             until(lambda: launcher.pid not in (None, first))
             until(answers)
             until(lambda: 1 in loader.states.get("broken", ModelState()).problems)
+            second = launcher.pid
+            kill_stub()
+            until(lambda: not answers())
+            until(answers)
+            assert launcher.pid == second
         finally:
             stop.set()
             thread.join(TIMEOUT_S)
@@ -506,6 +519,56 @@ def test_a_killed_triton_comes_back_with_its_models(
     assert not thread.is_alive()
     assert launcher.pid is None
     assert not list(Path("/dev/shm").glob(f"tidegate_{os.getpid()}_{ports.grpc}_*"))
+
+
+def test_a_triton_that_hangs_is_started_again(runtime: Runtime, tiny_repository: Repository, tmp_path: Path) -> None:
+    ports, stop = free_ports(), threading.Event()
+    settings = LaunchSettings(
+        repository=tiny_repository.root, state_dir=tmp_path / "state", ports=ports, stop_timeout_s=0.5
+    )
+    launcher = Launcher(runtime, settings)
+    with Control(f"127.0.0.1:{ports.grpc}", timeout_s=0.3, stop=stop) as control:
+        loader = Loader(tiny_repository, control)
+        rhythm = SupervisorSettings(interval_s=0.1, hang_timeout_s=0.5)
+        thread = threading.Thread(target=Supervisor(loader, launcher, stop=stop, settings=rhythm).run)
+        thread.start()
+        try:
+            until(lambda: loader.states.get("tiny", ModelState(problem="not yet")).healthy)
+            first = launcher.pid
+            assert first is not None
+            os.kill(first, signal.SIGSTOP)
+            until(lambda: launcher.pid not in (None, first))
+            until(lambda: loader.states.get("tiny", ModelState(problem="not yet")).healthy)
+        finally:
+            stop.set()
+            thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+
+
+def test_a_triton_run_by_someone_else_is_kept_in_step(serving: Serving) -> None:
+    serving.publish("model", times(5), TIMES)
+    command = [sys.executable, "-m", "serving", "--repository", str(serving.repository.root), "--interval", "0.1"]
+    command += ["--address", f"127.0.0.1:{serving.ports.grpc}"]
+
+    def served(factor: float) -> bool:
+        try:
+            return float(serving.client.infer("model", {"x": ROWS})["y"][0, 1]) == factor
+        except grpc.RpcError:
+            return False
+
+    with subprocess.Popen(command, cwd=HERE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until(lambda: served(5))
+            serving.publish("model", times(6), TIMES, version=2)
+            until(lambda: served(6))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.communicate(timeout=TIMEOUT_S)
+            finally:
+                process.kill()
+    assert process.returncode == 0
+    assert served(6)  # it went, Triton stayed
 
 
 def test_the_command_serves_until_it_is_told_to_stop(tiny_repository: Repository, tmp_path: Path) -> None:
