@@ -1,7 +1,8 @@
 #!/bin/sh
 # Sets up everything the Makefile's targets need, and does nothing where that is there already.
 #
-#   Debian packages   prometheus, dataset-fashion-mnist; python3.X-venv where Python has no ensurepip   (needs root)
+#   Debian packages   prometheus, curl, dataset-fashion-mnist; python3.X-venv and libpython3.X where Python came without
+#                     ensurepip or its shared library                                        (only these need root)
 #   .venv             this project and its tools
 #   .venv-triton      NVIDIA's Triton server with ONNX Runtime, apart because its stub needs numpy < 2
 #
@@ -33,18 +34,30 @@ find_python() {
     fail "Python 3.11 to 3.13 is missing; install it (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or set PYTHON."
 }
 
+python_package() { "$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'; }
+
+# Triton runs Python models in a process that is linked with Python's shared library.
+has_python_library() {
+    "$python" -c 'import os, sys, sysconfig
+name = "libpython%d.%d.so.1.0" % sys.version_info[:2]
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_config_var("LIBDIR"), name)))' ||
+        ldconfig -p 2>/dev/null | grep -q "lib$(python_package).so.1.0 "
+}
+
 install_debian_packages() {
     wanted=""
     command -v prometheus >/dev/null && command -v promtool >/dev/null || wanted="$wanted prometheus"
+    command -v curl >/dev/null || wanted="$wanted curl"
     [ -d /usr/share/datasets/fashion-mnist ] || wanted="$wanted dataset-fashion-mnist"
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
-        wanted="$wanted $("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+        wanted="$wanted $(python_package)-venv"
+    has_python_library || wanted="$wanted lib$(python_package)"
     [ -n "$wanted" ] || return 0
     command -v apt-get >/dev/null ||
         fail "missing:$wanted; they are Debian packages, and this system has no apt-get."
     [ "$(id -u)" = 0 ] ||
         fail "missing Debian packages; run as root once: apt-get update && apt-get install --no-install-recommends$wanted"
-    say "installing the Debian packages$wanted (Prometheus to scrape, Fashion-MNIST to train on)"
+    say "installing the Debian packages$wanted "
     # Tidegate starts its own Prometheus when it needs one: the packaged service is neither started nor enabled.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
