@@ -57,7 +57,7 @@ install_debian_packages() {
         fail "missing:$wanted; they are Debian packages, and this system has no apt-get."
     [ "$(id -u)" = 0 ] ||
         fail "missing Debian packages; run as root once: apt-get update && apt-get install --no-install-recommends$wanted"
-    say "installing the Debian packages$wanted "
+    say "installing the Debian packages$wanted"
     # Tidegate starts its own Prometheus when it needs one: the packaged service is neither started nor enabled.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
@@ -100,8 +100,8 @@ install_triton() {
     stamp="nvidia-pytriton 0.7.0, numpy 1.26.4, onnxruntime 1.32.0"
     environment .venv-triton "$stamp" || return 0
     say "installing NVIDIA's Triton server and ONNX Runtime into .venv-triton"
-    pip_install .venv-triton --no-deps nvidia-pytriton==0.7.0
     pip_install .venv-triton numpy==1.26.4 onnxruntime==1.32.0
+    pip_install .venv-triton --no-deps nvidia-pytriton==0.7.0
     echo "$stamp" >.venv-triton/.stamp
 }
 
