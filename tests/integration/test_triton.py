@@ -491,8 +491,9 @@ def test_a_killed_triton_comes_back_with_its_models(
 
     def kill_stub() -> None:
         """Its model's process alone, as the kernel does when memory runs out."""
-        stubs = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
-        os.kill(int(stubs.stdout.split()[0]), signal.SIGKILL)
+        threads = Path(f"/proc/{launcher.pid}/task").glob("*/children")
+        stubs = [pid for children in threads for pid in children.read_text().split()]
+        os.kill(int(stubs[0]), signal.SIGKILL)
 
     with Control(f"127.0.0.1:{ports.grpc}", stop=stop) as control:
         loader = Loader(tiny_repository, control)
