@@ -46,13 +46,15 @@ class AxisRange(Document):
 class TensorSpec(Document):
     """One tensor of the model. `shape` is per sample, without the batch axis; -1 marks a dynamic axis.
 
-    `ranges` holds one range for each -1, in order; outputs may leave it empty.
+    `ranges` holds one range for each -1, in order; outputs may leave it empty. NaN and infinity in an input are refused
+    unless `allow_nan` says that the model takes NaN for a missing value.
     """
 
     name: Label
     datatype: Datatype
     shape: tuple[int, ...]
     ranges: tuple[AxisRange, ...] = ()
+    allow_nan: bool = False
 
     @model_validator(mode="after")
     def _axes_fit(self) -> Self:
@@ -360,9 +362,11 @@ def _check_preprocess(contract: Contract) -> None:
                 if name not in inputs or inputs[name].datatype not in ("INT32", "INT64"):
                     raise ValueError(f"text preprocessing needs an INT32 or INT64 input {name!r}")
         case TablePreprocess() as table:
-            expected = TensorSpec(name=table.tensor, datatype="FP32", shape=(len(table.columns),))
+            nan = any(column.kind == "number" and not column.required for column in table.columns)
+            width = len(table.columns)
+            expected = TensorSpec(name=table.tensor, datatype="FP32", shape=(width,), allow_nan=nan)
             if inputs.get(table.tensor) != expected:
-                raise ValueError(f"table preprocessing needs an FP32 input {table.tensor!r} of {len(table.columns)}")
+                raise ValueError(f"table preprocessing needs the input {expected.model_dump_json()}")
         case TensorPreprocess():
             pass
 

@@ -121,13 +121,9 @@ def check(spec: TensorSpec, batch: AxisRange, array: NDArray[Any]) -> None:
     came = datatype_of(array)
     if came != spec.datatype:
         raise TensorError(f"input {spec.name!r}: expected datatype {spec.datatype}, got {came}")
-    bounds = (batch, *spec.bounds())
-    # An engine is tuned for batch.min and up, but Triton pads nothing: any batch from 1 to max is served.
-    fits = array.ndim == len(bounds) and 1 <= array.shape[0] <= batch.max
-    fits = fits and all(b.min <= n <= b.max for n, b in zip(array.shape[1:], bounds[1:], strict=True))
-    if not fits:
+    if not _fits(spec, batch, array.shape):
         raise TensorError(f"input {spec.name!r}: expected shape {_describe(batch, spec)}, got {list(array.shape)}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not spec.allow_nan and not np.isfinite(array).all():
         raise TensorError(f"input {spec.name!r}: NaN or infinity isn't accepted")
 
 
@@ -152,6 +148,15 @@ def _dtype(name: str, datatype: str) -> np.dtype[Any]:
         return DTYPES[datatype]
     except (KeyError, TypeError):
         raise TensorError(f"tensor {name!r}: unknown datatype {datatype!r:.40}") from None
+
+
+def _fits(spec: TensorSpec, batch: AxisRange, shape: tuple[int, ...]) -> bool:
+    # A batch may be smaller than batch.min, which is only what an engine is tuned from.
+    if len(shape) != len(spec.shape) + 1 or not 1 <= shape[0] <= batch.max:
+        return False
+    if not spec.ranges:
+        return shape[1:] == spec.shape
+    return all(b.min <= axis <= b.max for axis, b in zip(shape[1:], spec.bounds(), strict=True))
 
 
 def _describe(batch: AxisRange, spec: TensorSpec) -> str:

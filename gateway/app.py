@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from contract import ContractError, Repository
 from gateway.dataplane import DataPlane
 from gateway.metric import Metrics
-from gateway.rest import add_error_handlers, health_routes, predict_routes, v2_routes
+from gateway.rest import HotPath, add_error_handlers, health_routes, predict_routes, v2_routes
 from gateway.setting import Settings
 from gateway.upstream import TritonUpstream, Upstream
 from gateway.v2 import server_version
@@ -52,6 +52,7 @@ def create_app(plane: DataPlane) -> FastAPI:
     for routes in (health_routes, predict_routes, v2_routes):
         app.include_router(routes(plane))
     add_error_handlers(app)
+    app.add_middleware(HotPath, plane=plane)
     return app
 
 

@@ -20,6 +20,7 @@ from contract.schema import (
     TensorSpec,
     TextPreprocess,
 )
+from contract.tensor import check_inputs
 
 
 def changed(contract: Contract, **fields: Any) -> Contract:
@@ -35,7 +36,7 @@ def table(tiny_repository: Repository) -> Contract:
     )
     return changed(
         tiny_repository.contract("tiny", 1),
-        inputs=(TensorSpec(name="row", datatype="FP32", shape=(3,)),),
+        inputs=(TensorSpec(name="row", datatype="FP32", shape=(3,), allow_nan=True),),
         outputs=(TensorSpec(name="y", datatype="FP32", shape=(1,)),),
         preprocess=TablePreprocess(tensor="row", columns=columns),
         postprocess=RegressionPostprocess(tensor="y"),
@@ -78,6 +79,7 @@ def test_rows_become_vectors_and_are_counted(table: Contract, tmp_path: Path) ->
     rows = [{"age": 30, "income": 2.5, "city": "Jena"}, {"age": 40, "income": None, "city": "Rom"}]
     prepared = prepare(rows)
     np.testing.assert_array_equal(prepared.tensors["row"], np.array([[30, 2.5, 1], [40, np.nan, 2]], np.float32))
+    assert check_inputs(table.inputs, table.batch, prepared.tensors) == 2
     reference = np.tile(prepare(rows[:1]).tensors["row"], (20, 1))
     profile = build_profile(table.preprocess, table.postprocess, {"row": reference}, {}, np.zeros(20))
     observer = Observer(changed(table, profile=profile))

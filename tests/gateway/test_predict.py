@@ -213,3 +213,22 @@ async def test_models_describe_themselves(serve: Serve) -> None:
         missing = await gateway.client.get("/v1/models/nothing")
         assert missing.status_code == 404
         assert (await gateway.client.get("/nowhere")).json()["error"].startswith("no such path")
+
+
+async def test_the_hot_path_and_the_frameworks_routes_are_the_same_endpoints(serve: Serve) -> None:
+    async with serve() as gateway:
+        documented = {
+            path
+            for path, methods in (await gateway.client.get("/openapi.json")).json()["paths"].items()
+            if "post" in methods
+        }
+        models = "/{root}/models/{name}"
+        assert documented == {
+            f"{models.format(root=root, name='{name}')}{version}/{verb}"
+            for root, verb in (("v1", "predict"), ("v2", "infer"))
+            for version in ("", "/versions/{version}")
+        }
+        for path in documented:
+            real = path.replace("{name}", "tiny").replace("{version}", "1")
+            answer = await gateway.client.post(real, content=b"{", headers={"content-type": "application/json"})
+            assert (answer.status_code, "not JSON" in answer.text) == (400, True)
