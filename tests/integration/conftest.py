@@ -1,5 +1,6 @@
 """A whole stack on free ports: the real Triton, the gateway and the real Prometheus, as users run them."""
 
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from contract import Repository
+from serving.control import Control
+from serving.launcher import Launcher, LaunchSettings
+from serving.loader import Loader
+from serving.runtime import Runtime, find
+from tests.integration import triton
 from tidegate.stack import Ports, Stack
-
-ROOT = Path(__file__).parents[2]
 
 
 def free_ports(count: int) -> list[int]:
@@ -65,3 +70,40 @@ def _free_ports() -> Any:
 def _wait_until() -> Any:
     """`wait_until(what, holds, timeout_s=60)`."""
     return wait_until
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    return find(tmp_path_factory.mktemp("runtime"), venv=triton.VENV)
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory, runtime: Runtime) -> Iterator[triton.Serving]:
+    root = tmp_path_factory.mktemp("serving")
+    (root / "model_repository").mkdir()
+    ports = triton.free_ports()
+    settings = LaunchSettings(
+        repository=root / "model_repository", state_dir=root / "state", ports=ports, stop_timeout_s=1.0
+    )
+    launcher = Launcher(runtime, settings)
+    launcher.start()
+    client = triton.Client(f"127.0.0.1:{ports.grpc}")
+    repository = Repository(root / "model_repository")
+    try:
+        with Control(f"127.0.0.1:{ports.grpc}") as control:
+            loader = Loader(repository, control, load_timeout_s=60)
+            yield triton.Serving(repository=repository, launcher=launcher, loader=loader, client=client, ports=ports)
+    finally:
+        client.close()
+        launcher.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_models_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test begins and ends with an empty repository."""
+    yield
+    if "serving" in request.fixturenames:
+        serving = request.getfixturevalue("serving")
+        for folder in serving.repository.root.iterdir():
+            shutil.rmtree(folder)
+        serving.loader.reconcile()
