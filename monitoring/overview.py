@@ -48,8 +48,9 @@ def _verdicts() -> Panels:
         title="Down now",
         unit="none",
         width=7,
-        help="Targets that don't answer Prometheus, and gateways that can't reach Triton. Red: read that process's log "
-        "first; what stands below may be old. No data: Prometheus scrapes nothing, see its /targets page.",
+        help="Targets that don't answer Prometheus, gateways that can't reach Triton, versions not served because of "
+        "their contract. Red: read that process's log first; what stands below may be old. No data: Prometheus "
+        "scrapes nothing, see its /targets page.",
     )
     errors = Look(
         title="Server errors (5xx), worst model",
@@ -76,6 +77,7 @@ def _verdicts() -> Panels:
         Query('sum(1 - up{job="gateway"})', "gateways"),
         Query('sum(1 - up{job="triton"})', "Tritons"),
         Query("sum(1 - gateway_upstream_up)", "gateways without Triton"),
+        Query("max(gateway_contract_errors)", "versions whose contract can't be read"),
     ]
     worst_errors = f"topk(1, model_version:gateway_requests_5xx:ratio_rate5m{{{_VERSION}}})"
     p99 = f'max by ({_BY}) ({_QUANTILE}{{quantile="0.99", {_VERSION}}})'

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -99,22 +99,12 @@ def train(
     Example: tidegate train fashion-resnet
     """
     with _one_sentence():
-        from contract import Repository
-        from training import pipeline
-        from training.recipe import find
+        from training import find, run, train_stage
 
         if publish:
-            pipeline.run(
-                find(recipe),
-                repository=Repository(repository),
-                runs_dir=runs,
-                compile=_compiler() if engine else None,
-                data_dir=data,
-                console=console,
-                quick=quick,
-            )
+            run(find(recipe), **_publishing(repository, runs, data, quick, engine))
         else:
-            pipeline.train_stage(find(recipe), runs_dir=runs, data_dir=data, console=console, quick=quick)
+            train_stage(find(recipe), runs_dir=runs, data_dir=data, console=console, quick=quick)
 
 
 @app.command()
@@ -131,19 +121,9 @@ def publish(
     Example: tidegate publish fashion-resnet
     """
     with _one_sentence():
-        from contract import Repository
-        from training import pipeline
-        from training.recipe import find
+        from training import find, publish_stage
 
-        pipeline.publish_stage(
-            find(recipe),
-            repository=Repository(repository),
-            runs_dir=runs,
-            compile=_compiler() if engine else None,
-            data_dir=data,
-            console=console,
-            quick=quick,
-        )
+        publish_stage(find(recipe), **_publishing(repository, runs, data, quick, engine))
 
 
 @app.command()
@@ -192,9 +172,11 @@ def predict(
     if json_:
         print(json.dumps(answer, indent=1))
         return
-    table = Table("file", "label", "confidence", title=f"{answer['model']} version {answer['version']}", box=None)
+    table = Table("file", "answer", title=f"{answer['model']} version {answer['version']}", box=None)
     for file, prediction in zip(files, answer["predictions"], strict=True):
-        table.add_row(file.name, prediction["label"], f"{prediction['confidence']:.4f}")
+        label, confidence = prediction.get("label"), prediction.get("confidence")
+        known = label is not None and confidence is not None
+        table.add_row(file.name, f"{label} ({confidence:.1%})" if known else json.dumps(prediction))
     console.print(table)
 
 
@@ -295,6 +277,20 @@ def _fail(sentence: str) -> NoReturn:
     console.print("[red]error:[/]", end=" ")
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)
+
+
+def _publishing(repository: Path, runs: Path, data: Path | None, quick: bool, engine: bool) -> dict[str, Any]:
+    """What every stage that publishes is given."""
+    from contract import Repository
+
+    return {
+        "repository": Repository(repository),
+        "runs_dir": runs,
+        "compile": _compiler() if engine else None,
+        "data_dir": data,
+        "console": console,
+        "quick": quick,
+    }
 
 
 def _compiler() -> "Compile | None":

@@ -44,6 +44,7 @@ class Gateway(Collector):
         self.attempts = Counter("gateway_upstream_attempts_total", "n", ("model",), registry=registry)
         self.retries = Counter("gateway_upstream_retries_total", "n", ("model",), registry=registry)
         self.upstream = Gauge("gateway_upstream_up", "1 when Triton answers", registry=registry)
+        Gauge("gateway_contract_errors", "versions whose contract can't be read", registry=registry)
         self.bins = Counter("inference_feature_bin_total", "n", (*by, "feature", "bin", "tail"), registry=registry)
         self.predictions = Counter("inference_prediction_total", "n", (*by, "label"), registry=registry)
         info = Gauge("model_info", "1", (*by, "task"), registry=registry)
