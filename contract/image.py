@@ -26,24 +26,37 @@ _EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedImage:
-    """`pixels` is `UINT8` `[height, width, channels]`; `aspect` is width / height of the image as it came, upright."""
+    """`pixels` is `UINT8` `[height, width, channels]`.
+
+    `aspect` is width / height of the image as it came, upright, and `num_pixels` how many it had.
+    """
 
     pixels: NDArray[np.uint8]
     aspect: float
+    num_pixels: int
 
 
-def decode(data: bytes, spec: ImagePreprocess) -> DecodedImage:
-    """Decode the first frame, turn it upright, resize it as the contract says.
-
-    Raises ImageError for bytes that are no image of an allowed format, a truncated file, or more than
-    `spec.max_pixels` pixels; those are refused by their header, before any memory is taken for them.
-    """
+def num_pixels(data: bytes) -> int:
+    """Pixels that the file's header claims; 0 for bytes that are no image. Nothing is decoded."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > spec.max_pixels:
-                raise ImageError(
-                    f"expected an image of at most {spec.max_pixels} pixels, got {image.width} x {image.height}"
-                )
+            return image.width * image.height
+    except Exception:  # Pillow's parsers raise whatever they met; decoding says what is wrong
+        return 0
+
+
+def decode(data: bytes, spec: ImagePreprocess, max_pixels: int | None = None) -> DecodedImage:
+    """Decode the first frame, turn it upright, resize it as the contract says.
+
+    Raises ImageError for bytes that are no image of an allowed format, a truncated file, or more than `max_pixels`
+    (the contract's, unless given) pixels; those are refused by their header, before any memory is taken for them.
+    """
+    limit = spec.max_pixels if max_pixels is None else max_pixels
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            size = image.width * image.height
+            if size > limit:
+                raise ImageError(f"expected an image of at most {limit} pixels, got {image.width} x {image.height}")
             image.draft(spec.mode, (2 * spec.width, 2 * spec.height))  # a JPEG decodes at a fraction of its size
             upright = _upright(image)
             resized = _resize(_flatten(upright, spec), spec)
@@ -54,7 +67,7 @@ def decode(data: bytes, spec: ImagePreprocess) -> DecodedImage:
     except Exception as exc:  # Pillow's decoders raise whatever their parser met: OSError, SyntaxError, struct.error
         raise ImageError(f"the image is damaged or truncated: {exc!s:.120}") from exc
     pixels = np.asarray(resized, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
-    return DecodedImage(pixels=pixels, aspect=upright.width / upright.height)
+    return DecodedImage(pixels=pixels, aspect=upright.width / upright.height, num_pixels=size)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.postprocess import Array
-from contract.profile import MISSING, PREDICTION, Feature, Profile, categorical_feature, ordered_feature
+from contract.profile import MISSING, OTHER, PREDICTION, Feature, Profile, categorical_feature, ordered_feature
 from contract.schema import (
     ClassificationPostprocess,
     Column,
@@ -112,7 +112,7 @@ def build_profile(
         if column is None or column.kind == "number":
             features.append(ordered_feature(name, np.asarray(values, dtype=np.float64)))
         else:
-            names = [*column.categories, MISSING]
+            names = _column_names(column)
             features.append(categorical_feature(name, [names[i] for i in values.astype(int)], column.categories))
     for name, values in output_values(postprocess, meaning).items():
         if name == PREDICTION and isinstance(postprocess, ClassificationPostprocess):
@@ -168,7 +168,12 @@ def _category_names(contract: Contract, feature: str) -> tuple[str, ...]:
     """Label of each index that a categorical feature's value can have; the last one is the unseen value."""
     column = _column(contract.preprocess, feature)
     if column is not None:
-        return (*column.categories, "")
+        return _column_names(column)
     if feature == PREDICTION and isinstance(contract.postprocess, ClassificationPostprocess):
         return (*contract.postprocess.labels, MISSING)
-    return ("",)
+    return (OTHER,)
+
+
+def _column_names(column: Column) -> tuple[str, ...]:
+    """The last index is a category that wasn't sent or isn't known: preprocessing makes no difference between them."""
+    return (*column.categories, OTHER)

@@ -5,6 +5,7 @@ graph and runs on the device.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from contract.error import ContractInvalid, InputError
-from contract.image import decode
+from contract.image import DecodedImage, decode, num_pixels
 from contract.schema import Contract, ImagePreprocess, TablePreprocess, TensorPreprocess, TextPreprocess
 
 Row = Mapping[str, Any]
+
+# Handing work to another thread costs about 0.1 ms and a contest for the interpreter: what is no larger costs less.
+_QUICK_BYTES = 4096
+_QUICK_PIXELS = 128 * 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,10 +35,16 @@ class Prepared:
 
 
 class Preprocessor(Protocol):
-    """Turns N items of one request into tensors; raises InputError naming the item that doesn't fit."""
+    """Turns the items of one request into tensors."""
 
-    def __call__(self, items: Sequence[Any], /) -> Prepared:
-        """Prepare N >= 1 items."""
+    def quick(self, items: Sequence[Any]) -> bool:
+        """Whether preparing them takes less time than handing them to another thread would."""
+
+    def __call__(self, items: Sequence[Any], /, *, deadline: float = math.inf) -> Prepared:
+        """Prepare N >= 1 items; raises InputError naming the item that doesn't fit.
+
+        `deadline` is in monotonic seconds: when it has passed, no further item is begun and TimeoutError is raised.
+        """
 
 
 def preprocessor(contract: Contract, version_dir: Path) -> Preprocessor | None:
@@ -56,8 +67,17 @@ class _Images:
     def __init__(self, spec: ImagePreprocess) -> None:
         self.spec = spec
 
-    def __call__(self, items: Sequence[bytes], /) -> Prepared:
-        images = [_named(i, len(items), decode, item, self.spec) for i, item in enumerate(items)]
+    def quick(self, items: Sequence[Any]) -> bool:
+        return sum(map(len, items)) <= _QUICK_BYTES and sum(map(num_pixels, items)) <= _QUICK_PIXELS
+
+    def __call__(self, items: Sequence[bytes], /, *, deadline: float = math.inf) -> Prepared:
+        images: list[DecodedImage] = []
+        left = self.spec.max_pixels  # for the whole request: many images cost what one large one does
+        for i, item in enumerate(items):
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            images.append(_named(i, len(items), decode, item, self.spec, left))
+            left -= images[-1].num_pixels
         return Prepared(
             tensors={self.spec.tensor: np.stack([image.pixels for image in images])},
             observed={"aspect": np.array([image.aspect for image in images])},
@@ -76,7 +96,10 @@ class _Texts:
         self.tokenizer.enable_truncation(spec.max_length)
         self.tokenizer.enable_padding(pad_id=spec.pad_id, length=spec.max_length if self.fixed else None)
 
-    def __call__(self, items: Sequence[str], /) -> Prepared:
+    def quick(self, items: Sequence[Any]) -> bool:
+        return all(isinstance(item, str) for item in items) and sum(map(len, items)) <= _QUICK_BYTES
+
+    def __call__(self, items: Sequence[str], /, *, deadline: float = math.inf) -> Prepared:
         texts = [_named(i, len(items), _text, item) for i, item in enumerate(items)]
         encoded = self.tokenizer.encode_batch_fast(texts)
         ids = np.array([e.ids for e in encoded], dtype=self.dtypes[self.spec.ids_tensor])
@@ -92,7 +115,10 @@ class _Rows:
         self.spec = spec
         self.index = {c.name: {v: i for i, v in enumerate(c.categories)} for c in spec.columns}
 
-    def __call__(self, items: Sequence[Row], /) -> Prepared:
+    def quick(self, items: Sequence[Any]) -> bool:
+        return len(items) * len(self.index) <= _QUICK_BYTES
+
+    def __call__(self, items: Sequence[Row], /, *, deadline: float = math.inf) -> Prepared:
         rows = [_named(i, len(items), self._row, item) for i, item in enumerate(items)]
         return Prepared(tensors={self.spec.tensor: np.array(rows, dtype=np.float32)})
 

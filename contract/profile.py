@@ -98,10 +98,16 @@ def ordered_feature(name: str, values: NDArray[np.float64]) -> Feature:
     if present.size == 0:
         raise ValueError(f"feature {name}: no reference value is a number")
     edges = np.quantile(present, _LEVELS, method="inverted_cdf")
-    if edges[-1] == present[-1]:  # the largest value is common: only what lies above it is the upper tail
+    lowest_at_top = int(np.argmax(edges == present[-1]))
+    common_top = edges[-1] == present[-1]
+    if common_top:  # the largest value is common: only what lies above it is the upper tail
         edges[-1] = np.nextafter(edges[-1], np.inf)
     kept = [0, *(k for k in range(1, len(edges)) if edges[k] > edges[k - 1])]
     cells = [_CELLS[k] for k in kept] + [_CELLS[-1]]
+    if common_top and lowest_at_top < len(edges) - 1:
+        # The cell of that value is named by the lowest level it fills, so that it shares its bin with neither tail:
+        # values above and below it are to be seen.
+        cells[-2] = _CELLS[max(lowest_at_top + 1, 2)]
     counts = np.histogram(present, bins=np.concatenate(([-np.inf], edges[kept], [np.inf])))[0]
     shares = [*(counts / present.size), 1 - present.size / values.size]
     names = [*cells, (MISSING, False)]

@@ -34,6 +34,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype("O"),
 }
+MAX_DIMS = 32
+MAX_AXIS = 2**31 - 1
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 _JSON_TYPES: Mapping[str, set[type]] = {"O": {str}, "b": {bool}, "f": {int, float}}  # by dtype kind; else int
 _LENGTH = struct.Struct("<I")
@@ -51,10 +53,14 @@ def datatype_of(array: NDArray[Any]) -> str:
 
 
 def num_elements(name: str, shape: Sequence[int]) -> int:
-    """Product of the axes; TensorError when one isn't a non-negative integer."""
+    """Product of the axes; TensorError when they are no shape that a tensor can have."""
     for axis in shape:
-        if isinstance(axis, bool) or not isinstance(axis, int) or axis < 0:
-            raise TensorError(f"tensor {name!r}: every axis is a non-negative integer, got shape {list(shape)!r}")
+        if isinstance(axis, bool) or not isinstance(axis, int) or not 0 <= axis <= MAX_AXIS:
+            raise TensorError(
+                f"tensor {name!r}: every axis is a non-negative integer up to {MAX_AXIS}, got {list(shape)!r:.200}"
+            )
+    if len(shape) > MAX_DIMS:
+        raise TensorError(f"tensor {name!r}: expected at most {MAX_DIMS} axes, got {len(shape)}")
     return math.prod(shape)
 
 

@@ -25,26 +25,26 @@ def create_plane(
     return DataPlane(settings, upstream or TritonUpstream(settings.triton), repository, metrics)
 
 
+@asynccontextmanager
+async def running(plane: DataPlane) -> AsyncIterator[None]:
+    """Keep a plane's catalog fresh, and close the plane at the end, when nothing is in flight any more."""
+    await plane.catalog.refresh()
+    watch = asyncio.create_task(plane.catalog.watch(plane.settings.poll_interval_s))
+    try:
+        yield
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+        await plane.close()
+
+
 def create_app(plane: DataPlane) -> FastAPI:
-    """The HTTP application over a data plane; its lifespan keeps the catalog fresh and closes the plane."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await plane.catalog.refresh()
-        watch = asyncio.create_task(plane.catalog.watch(plane.settings.poll_interval_s))
-        try:
-            yield
-        finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
-            await plane.close()
-
+    """The HTTP application over a data plane, to be served within `running(plane)`."""
     app = FastAPI(
         title="Tidegate",
         summary="Ask models: what they mean, or their tensors.",
         version=server_version(),
-        lifespan=lifespan,
         openapi_url="/openapi.json",
         docs_url="/docs",
         redoc_url=None,
@@ -60,6 +60,7 @@ def _thresholds_s(repository: Repository) -> set[float]:
     """Latency thresholds of the published versions: they become buckets of the latency histogram."""
     thresholds = set()
     for name in repository.models():
-        with suppress(ContractError):
-            thresholds.add(repository.latest(name).slo.latency_threshold_ms / 1000)
+        for version in repository.versions(name):
+            with suppress(ContractError):
+                thresholds.add(repository.contract(name, version).slo.latency_threshold_ms / 1000)
     return thresholds

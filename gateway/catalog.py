@@ -93,7 +93,7 @@ class Catalog:
                 raise UpstreamUnavailable(f"model {name!r} is not ready")
             raise UnknownModel(f"unknown model {name!r:.80}; models are {sorted(self._served)}")
         if not version:
-            return versions[max(versions, key=int)]
+            return versions[newest(versions)]
         try:
             return versions[version]
         except KeyError:
@@ -104,7 +104,10 @@ class Catalog:
     async def watch(self, interval_s: float) -> None:
         """Refresh for ever."""
         while True:
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # the outermost edge: whatever goes wrong once, the next look may go right
+                log.exception("the catalog can't be refreshed")
             await asyncio.sleep(interval_s if self._up else min(interval_s, _DOWN_INTERVAL_S))
 
     async def refresh(self) -> None:
@@ -164,6 +167,11 @@ class Catalog:
             log.log(logging.INFO if up else logging.ERROR, "triton is %s%s", "up" if up else "down: ", reason)
         self._up = up
         self._on_up(up)
+
+
+def newest(versions: Mapping[str, Served]) -> str:
+    """The highest version number: what a request that names none is served by."""
+    return max(versions, key=int)
 
 
 def _stamp(version_dir: Path) -> object:

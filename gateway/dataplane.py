@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from contract import Contract, Repository
 from contract.postprocess import answers, interpret
 from contract.preprocess import Prepared, Preprocessor
 from contract.tensor import Tensors, check_inputs, datatype_of
-from gateway.catalog import Catalog, Change, Served
+from gateway.catalog import Catalog, Change, Served, newest
 from gateway.coalesce import Entry, Executor, Inference, Result, Values
 from gateway.error import DeadlineExceeded, InvalidRequest, Overloaded, UpstreamFailed, UpstreamUnavailable
 from gateway.metric import OTHER, Metrics
@@ -26,9 +27,7 @@ from gateway.upstream import Upstream, concatenate
 
 log = logging.getLogger(__name__)
 
-# Handing work to a thread costs about 0.1 ms and contention for the interpreter. What is as small as this takes less,
-# and even as a compressed bomb it unpacks to 4 MB at most, some milliseconds of work.
-INLINE_BYTES = 4096
+_DEADLINE_SLACK_S = 0.01
 
 
 @dataclass(slots=True)
@@ -88,7 +87,7 @@ class DataPlane:
         started = time.monotonic()
         limit_s = self.settings.request_timeout_s
         deadline = started + (limit_s if timeout_s is None else min(timeout_s, limit_s))
-        labels, outcome = (self.metrics.label_of(name), OTHER), OK
+        labels, outcome = self._labels(name, version), OK
         try:
             served = self.catalog.find(name, version)
             labels = (served.name, served.version)
@@ -102,10 +101,13 @@ class DataPlane:
                 self.metrics.stage.labels(served.name, stage).observe(took)
         except BaseException as exc:
             outcome = outcome_of(exc)
+            if isinstance(exc, asyncio.CancelledError) and time.monotonic() > deadline - _DEADLINE_SLACK_S:
+                outcome = outcome_of(DeadlineExceeded())  # gRPC cancels a call whose deadline passes
             raise
         finally:
             self.metrics.requests.labels(*labels, protocol, str(outcome.status)).inc()
-            self.metrics.duration.labels(*labels, protocol).observe(time.monotonic() - started)
+            if outcome is OK or outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
+                self.metrics.duration.labels(*labels, protocol).observe(time.monotonic() - started)
 
     async def predict(self, call: Call, items: Sequence[Any]) -> list[dict[str, Any]]:
         """Answer N items (image bytes, texts, rows) with one JSON object each."""
@@ -123,11 +125,12 @@ class DataPlane:
 
     async def _prepare(self, call: Call, prepare: Preprocessor, items: Sequence[Any]) -> Prepared:
         """Prepare items on the loop where that is cheaper than a change of threads, and off it otherwise."""
-        if all(isinstance(item, bytes | str) for item in items) and sum(map(len, items)) <= INLINE_BYTES:
-            return prepare(items)
         try:
+            if prepare.quick(items):
+                return prepare(items, deadline=call.deadline)
+            work = partial(prepare, items, deadline=call.deadline)
             async with asyncio.timeout(call.remaining_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, prepare, items)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except TimeoutError:
             raise DeadlineExceeded("the request's time was up while its input was prepared") from None
 
@@ -147,6 +150,13 @@ class DataPlane:
         """Let go of threads and connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.upstream.close()
+
+    def _labels(self, name: str, version: str | None) -> tuple[str, str]:
+        """Labels of a request that isn't routed yet: the version it would go to, also while Triton is away."""
+        versions = self.catalog.models().get(name)
+        if versions is None:
+            return self.metrics.label_of(name), OTHER
+        return name, (version if version in versions else OTHER) if version else newest(versions)
 
     @contextmanager
     def _slot(self, served: Served) -> Iterator[None]:

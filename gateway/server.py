@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 
@@ -15,7 +16,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-from gateway.app import create_app, create_plane
+from gateway.app import create_app, create_plane, running
 from gateway.rpc import grpc_server
 from gateway.setting import Settings
 
@@ -49,21 +50,24 @@ async def serve(settings: Settings) -> None:
             server_header=False,
             timeout_graceful_shutdown=round(settings.drain_timeout_s),
             timeout_keep_alive=75,
-            lifespan="on",
+            lifespan="off",
         )
     )
-    await rpc.start()
-    log.info(
-        "http on %s:%d, grpc on %d, metrics on %d, triton at %s",
-        *(*listener.getsockname()[:2], grpc_port, exporter.server_port, settings.triton),
-    )
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        await rpc.stop(settings.drain_timeout_s)
-        await asyncio.to_thread(exporter.shutdown)
-        exporter.server_close()
-        exporter_thread.join(settings.drain_timeout_s)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn sends itself the signal again once it has ended
+        signal.signal(number, lambda *_: None)
+    async with running(plane):
+        await rpc.start()
+        log.info(
+            "http on %s:%d, grpc on %d, metrics on %d, triton at %s",
+            *(*listener.getsockname()[:2], grpc_port, exporter.server_port, settings.triton),
+        )
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            await rpc.stop(settings.drain_timeout_s)
+    await asyncio.to_thread(exporter.shutdown)
+    exporter.server_close()
+    exporter_thread.join(settings.drain_timeout_s)
 
 
 def _listen(host: str, port: int) -> socket.socket:

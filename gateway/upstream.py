@@ -64,6 +64,7 @@ class TritonUpstream:
         self._channel = grpc.aio.insecure_channel(
             address,
             options=(
+                ("grpc.enable_http_proxy", 0),  # Triton is a neighbour, never behind the proxy to the world
                 ("grpc.max_receive_message_length", _UNLIMITED),
                 ("grpc.max_send_message_length", _UNLIMITED),
                 # A Triton that comes back is found within a second, not after gRPC's default of up to two minutes.

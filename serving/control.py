@@ -22,6 +22,7 @@ ModelConfig = Any
 
 # A Triton that is back should be seen within a second; gRPC's own default goes up to two minutes.
 _OPTIONS = [
+    ("grpc.enable_http_proxy", 0),  # Triton is a neighbour, never behind the proxy to the world
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),

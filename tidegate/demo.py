@@ -59,7 +59,7 @@ def show(stack: Stack, recipe_name: str, console: Console) -> None:
     image = shlex.quote(str(paths[-1].absolute()))
     console.print("\nAsk it yourself:")
     # One line, whatever the terminal's width: it must work when pasted.
-    console.out(f"  curl -F image=@{image} {stack.url}/v1/models/{recipe.model}/predict", highlight=False)
+    console.out(f"  curl --noproxy '*' -F image=@{image} {stack.url}/v1/models/{recipe.model}/predict", highlight=False)
     console.print("\nCtrl-C stops everything.")
 
 
@@ -103,7 +103,7 @@ def send_http(url: str, model: str, samples: Samples) -> Sent:
 def send_grpc(address: str, model: str, samples: Samples) -> Sent:
     """Send the same images as V2 tensors with NVIDIA's own client; raises AskError."""
     right, latencies_ms = 0, []
-    client: Any = triton.InferenceServerClient(address)
+    client: Any = triton.InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)])
     try:
         for image, target in zip(samples.images, samples.targets, strict=True):
             tensor = triton.InferInput("image", (1, *image.shape, 1), "UINT8")

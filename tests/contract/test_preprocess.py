@@ -80,8 +80,10 @@ def test_rows_become_vectors_and_are_counted(table: Contract, tmp_path: Path) ->
     prepared = prepare(rows)
     np.testing.assert_array_equal(prepared.tensors["row"], np.array([[30, 2.5, 1], [40, np.nan, 2]], np.float32))
     assert check_inputs(table.inputs, table.batch, prepared.tensors) == 2
-    reference = np.tile(prepare(rows[:1]).tensors["row"], (20, 1))
+    reference = np.tile(prepare(rows).tensors["row"], (10, 1))
     profile = build_profile(table.preprocess, table.postprocess, {"row": reference}, {}, np.zeros(20))
+    city = next(f for f in profile.features if f.name == "column.city")
+    assert {b.id: b.ratio for b in city.bins} == {"Jena": 0.5, "other": 0.5, "missing": 0}
     observer = Observer(changed(table, profile=profile))
     assigned = observer.assign(prepared.tensors, {}, np.zeros(2))
     shown = {f.name: [f.bins[i].id for i in assigned[f.name]] for f in observer.features}

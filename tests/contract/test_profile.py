@@ -50,7 +50,14 @@ def test_a_constant_reference_sees_values_above_and_below() -> None:
     feature = ordered_feature("aspect", np.ones(100))
     below, at, above, missing = feature.assign(np.array([0.5, 1.0, 1.5, np.nan]))
     assert [b.ratio for b in feature.bins] == [0, 1, 0, 0]
+    assert [b.id for b in feature.bins] == ["00", "01", "19", "missing"]  # a shift either way leaves its bin
     assert (below, at, above, missing) == (0, 1, 2, 3)
+
+
+def test_a_common_largest_value_has_a_bin_apart_from_what_lies_above() -> None:
+    feature = ordered_feature("f", np.concatenate([np.linspace(0, 0.9, 400), np.ones(600)]))
+    ids = [feature.bins[i].id for i in feature.assign(np.array([0.9, 1.0, 1.1]))]
+    assert ids == ["08", "09", "19"]
 
 
 def test_rare_categories_are_pooled_and_unseen_ones_counted() -> None:

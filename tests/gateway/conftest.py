@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from contract import Repository
 from contract.tensor import Tensors
-from gateway import Settings, create_app, create_plane
+from gateway import Settings, create_app, create_plane, running
 from gateway.dataplane import DataPlane
 from gateway.error import UpstreamUnavailable
 from gateway.upstream import IndexEntry
@@ -108,7 +108,7 @@ async def running_gateway(repository: Repository, **settings: Any) -> AsyncItera
     defaults: dict[str, Any] = {"repository": repository.root, "poll_interval_s": 3600}
     plane = create_plane(Settings(**(defaults | settings)), upstream=upstream, registry=CollectorRegistry())
     app = create_app(plane)
-    async with app.router.lifespan_context(app):
+    async with running(plane):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             yield Gateway(plane, upstream, client)
