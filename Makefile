@@ -16,7 +16,7 @@ demo: setup  ## train, publish, serve and monitor a model on this machine; stays
 test: setup  ## run all tests, against the real Triton and the real Prometheus
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: setup  ## lint, formatting, types, generated files
+check: setup  ## lint, formatting, types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

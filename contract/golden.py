@@ -1,6 +1,7 @@
 """Golden samples: a few real inputs with the outputs the trained model gave, kept beside every version.
 
-Parity checks, warm-up and smoke tests use them. One `.npz` file, arrays named `input.<tensor>` and `output.<tensor>`.
+Whoever loads the version elsewhere can hold its answers against them. One `.npz` file, arrays named `input.<tensor>`
+and `output.<tensor>`.
 """
 
 import zipfile

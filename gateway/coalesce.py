@@ -3,8 +3,8 @@
 No timer is involved: an idle gateway sends at once, and a busy one batches exactly as much as it has to. A lane
 serves one model version and one signature (datatypes and sample shapes), so that its requests can be joined.
 
-What it keeps: a request whose client went away, or whose deadline passed while it waited, is never sent; it neither
-stalls nor fails its batch. A call is cancelled when nobody waits on it any more. When a batch is refused, its
+What it keeps: a request that was cancelled, or whose deadline passed while it waited, is never sent; it neither stalls
+nor fails its batch. A call is cancelled when nobody waits on it any more. When a batch is refused, its
 members are tried once more one by one, so that one bad request never fails its neighbours.
 """
 

@@ -114,7 +114,7 @@ class DataPlane:
         contract, prepare = call.served.contract, call.served.preprocess
         if contract is None or prepare is None:
             raise InvalidRequest(f"model {call.served.name!r} takes tensors; send them by the V2 protocol")
-        most = min(self.settings.max_items, contract.batch.max)
+        most = self.max_items(contract)
         if not 1 <= len(items) <= most:
             raise InvalidRequest(f"expected 1 to {most} items in one request, got {len(items)}")
         call.mark("admit")
@@ -122,6 +122,10 @@ class DataPlane:
         call.mark("preprocess")
         inference = await self._infer(call, contract, prepared.tensors, prepared.observed)
         return answers(contract.postprocess, inference.outputs, inference.meaning)
+
+    def max_items(self, contract: Contract) -> int:
+        """How many items one predict request may hold."""
+        return min(self.settings.max_items, contract.batch.max)
 
     async def _prepare(self, call: Call, prepare: Preprocessor, items: Sequence[Any]) -> Prepared:
         """Prepare items on the loop where that is cheaper than a change of threads, and off it otherwise."""

@@ -121,7 +121,9 @@ class HotPath:
         match scope["path"].split("/"):
             case ["", root, "models", name, verb] if name and (root, verb) in self._endpoints:
                 return self._endpoints[root, verb], {"name": name}
-            case ["", root, "models", name, "versions", version, verb] if (root, verb) in self._endpoints:
+            case ["", root, "models", name, "versions", version, verb] if (
+                name and version and (root, verb) in self._endpoints
+            ):
                 return self._endpoints[root, verb], {"name": name, "version": version}
         return None
 
@@ -273,10 +275,10 @@ def _describe(plane: DataPlane, name: str) -> dict[str, Any]:
     described: dict[str, Any] = {"name": name, "versions": list(versions), "default_version": newest.version}
     if newest.contract is None:
         return described | {"task": None, "infer": f"/v2/models/{name}/infer"}
-    return described | _describe_contract(newest.contract)
+    return described | _describe_contract(newest.contract, plane.max_items(newest.contract))
 
 
-def _describe_contract(contract: Contract) -> dict[str, Any]:
+def _describe_contract(contract: Contract, max_items: int) -> dict[str, Any]:
     one, many = field_names(contract.preprocess)
     labels = getattr(contract.postprocess, "labels", None)
     return {
@@ -286,6 +288,6 @@ def _describe_contract(contract: Contract) -> dict[str, Any]:
         "infer": f"/v2/models/{contract.name}/infer",
         "fields": [one, many],
         "labels": labels,
-        "max_items": contract.batch.max,
+        "max_items": max_items,
         "evaluation": contract.evaluation.model_dump(),
     }

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from contract.tensor import Tensors, datatype_of, from_raw, from_values, to_raw
 from gateway.dataplane import DataPlane
-from gateway.error import InvalidRequest
+from gateway.error import BodyTooLarge, InvalidRequest
 from gateway.outcome import message_of, outcome_of
 from gateway.v2 import SERVER_NAME, select, server_version
 
@@ -104,6 +104,8 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             with self._plane.call(
                 "v2_grpc", request.model_name, request.model_version, context.time_remaining()
             ) as call:
+                if (size := request.ByteSize()) > (most := self._plane.settings.max_body_bytes):
+                    raise BodyTooLarge(f"expected a message of at most {most} bytes, got {size}")
                 outputs = await self._plane.infer(call, read_tensors(request))
                 chosen = select(outputs, (output.name for output in request.outputs))
                 answer = pb.ModelInferResponse(
@@ -130,7 +132,8 @@ def grpc_server(plane: DataPlane, address: str) -> tuple[grpc.aio.Server, int]:
 
     Raises OSError when the address is taken.
     """
-    limit = plane.settings.max_body_bytes
+    # Somewhat more than our own limit, so that it is us who refuse and count; beyond it the transport does.
+    limit = 2 * plane.settings.max_body_bytes
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", limit),

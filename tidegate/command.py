@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from contract import Passport, TensorSpec
+    from contract import Contract, Passport, TensorSpec
     from contract.schema import AxisRange
     from training.pipeline import Compile
 
 app = typer.Typer(
     help="From a PyTorch model to a served and monitored one.",
+    epilog="Exit codes: 0 done, 1 it could not be done and one sentence says why, 2 wrong arguments.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,7 +35,7 @@ RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of training run
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder that holds the data set.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="A minute's training with a lower gate, to try things out.")]
 EngineOption = Annotated[bool, typer.Option("--engine/--no-engine", help="Compile a TensorRT engine.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")]
 
 REPOSITORY = Path("model_repository")
 RUNS = Path("run/training")
@@ -93,6 +94,7 @@ def train(
     quick: QuickOption = False,
     engine: EngineOption = True,
     publish: Annotated[bool, typer.Option("--publish/--no-publish", help="Publish the result.")] = True,
+    json_: JsonOption = False,
 ) -> None:
     """Train a recipe, going on where it was interrupted, and publish the result as a new version.
 
@@ -101,10 +103,13 @@ def train(
     with _one_sentence():
         from training import find, run, train_stage
 
+        shown = _progress(json_)
         if publish:
-            run(find(recipe), **_publishing(repository, runs, data, quick, engine))
+            contract = run(find(recipe), **_publishing(repository, runs, data, quick, engine, shown))
         else:
-            train_stage(find(recipe), runs_dir=runs, data_dir=data, console=console, quick=quick)
+            train_stage(find(recipe), runs_dir=runs, data_dir=data, console=shown, quick=quick)
+    if json_ and publish:
+        print(_published(contract))
 
 
 @app.command()
@@ -115,6 +120,7 @@ def publish(
     data: DataOption = None,
     quick: QuickOption = False,
     engine: EngineOption = True,
+    json_: JsonOption = False,
 ) -> None:
     """Publish a finished run as a new version: evaluate, check, export, compile; no training.
 
@@ -123,7 +129,9 @@ def publish(
     with _one_sentence():
         from training import find, publish_stage
 
-        publish_stage(find(recipe), **_publishing(repository, runs, data, quick, engine))
+        contract = publish_stage(find(recipe), **_publishing(repository, runs, data, quick, engine, _progress(json_)))
+    if json_:
+        print(_published(contract))
 
 
 @app.command()
@@ -148,7 +156,7 @@ def models(
         return
     table = Table("model", "version", "quality (95 % interval)", "engine", "in Triton", box=None)
     for row in rows:
-        table.add_row(row.model, str(row.version), row.quality, row.engine, row.state)
+        table.add_row(row.model, str(row.version), row.quality or row.problem, row.engine, row.state)
     console.print(table)
 
 
@@ -189,6 +197,7 @@ def up(
     metrics_port: Annotated[int, typer.Option(help="The gateway's metrics port.")] = 8082,
     triton_port: Annotated[int, typer.Option(help="Triton's HTTP port; gRPC and metrics are the next two.")] = 8000,
     prometheus_port: Annotated[int, typer.Option(help="Prometheus' port.")] = 9090,
+    json_: JsonOption = False,
 ) -> None:
     """Run Triton, the gateway and Prometheus on this machine until Ctrl-C.
 
@@ -207,8 +216,8 @@ def up(
             prometheus=prometheus_port,
         )
         stack = Stack(repository=repository, state=state, ports=ports)
-        stack.run(lambda: console.print(addresses(stack)))
-    console.print("everything is stopped")
+        stack.run(lambda: print(json.dumps(asdict(ports)), flush=True) if json_ else console.print(addresses(stack)))
+    _progress(json_).print("everything is stopped")
 
 
 @app.command()
@@ -231,7 +240,7 @@ def demo(
             _train_apart(repository, runs, data, quick)
         stack = Stack(repository=repository, state=STATE)
         console.print("starting Triton, the gateway and Prometheus")
-        stack.run(lambda: show(stack, DEMO_RECIPE, console))
+        stack.run(lambda: show(stack, DEMO_RECIPE, console, data))
     console.print("everything is stopped")
 
 
@@ -279,21 +288,33 @@ def _fail(sentence: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _publishing(repository: Path, runs: Path, data: Path | None, quick: bool, engine: bool) -> dict[str, Any]:
+def _progress(json_: bool) -> Console:
+    """Where progress is shown: beside the JSON, never in it."""
+    return Console(stderr=True) if json_ else console
+
+
+def _published(contract: "Contract") -> str:
+    metrics = [metric.model_dump() for metric in contract.evaluation.metrics]
+    return json.dumps({"model": contract.name, "version": contract.version, "metrics": metrics}, indent=1)
+
+
+def _publishing(
+    repository: Path, runs: Path, data: Path | None, quick: bool, engine: bool, shown: Console
+) -> dict[str, Any]:
     """What every stage that publishes is given."""
     from contract import Repository
 
     return {
         "repository": Repository(repository),
         "runs_dir": runs,
-        "compile": _compiler() if engine else None,
+        "compile": _compiler(shown) if engine else None,
         "data_dir": data,
-        "console": console,
+        "console": shown,
         "quick": quick,
     }
 
 
-def _compiler() -> "Compile | None":
+def _compiler(shown: Console) -> "Compile | None":
     """The engine build with a progress bar; None, said plainly, where no builder is installed."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -304,12 +325,12 @@ def _compiler() -> "Compile | None":
     try:
         find_builder()
     except EngineUnavailable as exc:
-        console.print(f"[yellow]no engine is compiled:[/] {exc}", highlight=False)
+        shown.print(f"[yellow]no engine is compiled:[/] {exc}", highlight=False)
         return None
 
     def compile_(onnx: Path, inputs: "Sequence[TensorSpec]", batch: "AxisRange") -> "Passport":
         columns = (SpinnerColumn(), TextColumn("compile {task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
+        with Progress(*columns, console=shown, transient=True) as bar:
             task = bar.add_task("", total=1.0)
             return build(
                 onnx, inputs, batch, progress=lambda phase, done: bar.update(task, description=phase, completed=done)

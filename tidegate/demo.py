@@ -42,10 +42,11 @@ class Samples:
     labels: tuple[str, ...]
 
 
-def show(stack: Stack, recipe_name: str, console: Console) -> None:
+def show(stack: Stack, recipe_name: str, console: Console, data_dir: Path | None = None) -> None:
     """Send real images to a running stack, and say what came of it and where to look."""
     recipe = find(recipe_name)
-    samples = load_samples(recipe)
+    samples = load_samples(recipe, data_dir)
+    stack.wait_for(recipe.model)
     paths = write_images(samples, stack.state / "demo")
     table = Table("sent", "images", "right", "p50", title="real test images", title_justify="left", box=None)
     with console.status("sending real test images over HTTP and gRPC"):
@@ -63,9 +64,9 @@ def show(stack: Stack, recipe_name: str, console: Console) -> None:
     console.print("\nCtrl-C stops everything.")
 
 
-def load_samples(recipe: Recipe) -> Samples:
+def load_samples(recipe: Recipe, data_dir: Path | None) -> Samples:
     """The first test images of a recipe whose input is a grey image."""
-    test = recipe.load(None).test
+    test = recipe.load(data_dir).test
     labels: tuple[str, ...] = getattr(recipe.postprocess, "labels", ())
     return Samples(test.inputs["image"][:NUM_IMAGES, :, :, 0], np.asarray(test.targets[:NUM_IMAGES]), labels)
 

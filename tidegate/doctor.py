@@ -31,7 +31,11 @@ def _host() -> Iterator[Check]:
     glibc = platform.libc_ver()[1]
     fits = platform.system() == "Linux" and platform.machine() == "x86_64"
     found = f"{platform.system()} {platform.machine()}, glibc {glibc}, {os.cpu_count()} cores"
-    meaning = "Triton's wheel runs here" if fits else "Triton's wheel needs Linux x86-64: give a Triton by --address"
+    meaning = (
+        "Triton's wheel runs here"
+        if fits
+        else "Triton's wheel needs Linux x86-64: use a Triton elsewhere, `python -m serving --address`"
+    )
     yield Check("host", found if fits else None, meaning, required=True)
 
 

@@ -96,15 +96,11 @@ class Stack:
         self._check_ports()
         for name, command, environment in self._commands():
             self._spawn(name, command, environment)
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        waiting = {"the gateway": f"{self.url}/health/ready", "Prometheus": f"{self.prometheus_url}/-/ready"}
-        while waiting and not self._stopping.is_set():
-            self._check_alive()
-            waiting = {name: url for name, url in waiting.items() if not _answers(url)}
-            if waiting and time.monotonic() > deadline:
-                tails = "\n".join(f"{p.name} ({p.log}):\n{p.tail()}" for p in self._processes)
-                raise StackError(f"{' and '.join(waiting)} not ready within {READY_TIMEOUT_S:.0f} s\n{tails}")
-            self._stopping.wait(_POLL_S)
+        self._wait({"the gateway": f"{self.url}/health/ready", "Prometheus": f"{self.prometheus_url}/-/ready"})
+
+    def wait_for(self, model: str) -> None:
+        """Wait until a model can be asked; raises StackError."""
+        self._wait({f"model {model}": f"{self.url}/v2/models/{model}/ready"})
 
     def stop(self) -> None:
         """End everything, the gateway first; what doesn't end in time is killed."""
@@ -156,6 +152,17 @@ class Stack:
                 "TIDEGATE_METRICS_PORT": str(ports.metrics),
             },
         )
+
+    def _wait(self, waiting: Mapping[str, str]) -> None:
+        """Until every address answers 200."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while waiting and not self._stopping.is_set():
+            self._check_alive()
+            waiting = {name: url for name, url in waiting.items() if not _answers(url)}
+            if waiting and time.monotonic() > deadline:
+                tails = "\n".join(f"{p.name} ({p.log}):\n{p.tail()}" for p in self._processes)
+                raise StackError(f"{' and '.join(waiting)} not ready within {READY_TIMEOUT_S:.0f} s\n{tails}")
+            self._stopping.wait(_POLL_S)
 
     def _spawn(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         from serving import leash

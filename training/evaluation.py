@@ -18,13 +18,12 @@ _TINY = 1e-12  # a probability of 0 would make the log loss infinite: as sure as
 def evaluate(dataset: str, split: str, postprocess: Postprocess, outputs: Tensors, targets: NDArray[Any]) -> Evaluation:
     """Measure what the outputs mean against the targets.
 
-    Raises GateFailed for outputs that aren't finite, ValueError for a kind of postprocessing without metrics.
+    Raises GateFailed for outputs that aren't finite. Recipe holds that the kind of postprocessing has metrics.
     """
     for name, output in outputs.items():
         if not np.isfinite(output).all():
             raise GateFailed(f"output {name!r} holds NaN or infinity on the {split} split; nothing was published")
-    if not isinstance(postprocess, ClassificationPostprocess):
-        raise ValueError(f"no metrics for postprocessing of kind {postprocess.kind!r}")
+    assert isinstance(postprocess, ClassificationPostprocess)
     probabilities = interpret(postprocess, outputs)
     assert probabilities is not None
     return Evaluation(

@@ -200,7 +200,8 @@ def _export(candidate: Candidate, folder: Path, stages: Stages) -> parity.Parity
     return shown
 
 
-def _compile(candidate: Candidate, folder: Path, compiler: Compile, stages: Stages) -> Passport:
+def _compile(candidate: Candidate, folder: Path, compiler: Compile, stages: Stages) -> Passport | None:
+    """The engine's passport, or None when there is no engine to be served or shown."""
     with stages("compile") as say:
         compiler(folder / ONNX_FILE, candidate.recipe.inputs, candidate.recipe.batch)
         passport = Passport.load(folder)  # holds the engine's digest against it
@@ -208,7 +209,12 @@ def _compile(candidate: Candidate, folder: Path, compiler: Compile, stages: Stag
             raise ParityFailed(f"{passport.engine} was built from another graph than {ONNX_FILE}")
         gate.check_engine(passport)
         capabilities = ", ".join(f"sm_{cc.replace('.', '')}" for cc in passport.compute_capabilities)
-        say(f"{passport.engine} by {passport.builder} {passport.builder_version} for {capabilities}")
+        said = f"{passport.engine} by {passport.builder} {passport.builder_version} for {capabilities}"
+        if passport.triton_loadable and passport.max_error is None:
+            # An engine that nobody ran beside the graph may be silently wrong: it isn't what clients are answered by.
+            say(f"{said}; nothing measured it against the graph, so the graph is served")
+            return None
+        say(said)
     return passport
 
 

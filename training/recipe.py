@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from contract.schema import AxisRange, Postprocess, Preprocess, Slo, TensorSpec
+from contract.schema import AxisRange, ClassificationPostprocess, Postprocess, Preprocess, Slo, TensorSpec
 from training.augmentation import Augment
 from training.config import TrainConfig
 from training.data import Dataset
@@ -51,6 +51,10 @@ class Recipe:
     quick_config: TrainConfig
     quick_gates: tuple[Gate, ...]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.postprocess, ClassificationPostprocess):
+            raise ValueError(f"recipe {self.name}: no metrics for postprocessing of kind {self.postprocess.kind!r} yet")
+
     def quick(self) -> "Recipe":
         """The quick form: its own name, so its own run folder, and its lower gates recorded with the version."""
         return replace(
@@ -62,7 +66,7 @@ class Recipe:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Every number that the result depends on, in JSON's types: the run's identity, and part of its provenance."""
+        """The run's identity, and part of its provenance, in JSON's types; the network and the data have their own."""
         return {
             "recipe": self.name,
             "train": asdict(self.config),

@@ -1,13 +1,16 @@
+import asyncio
 import base64
 import io
 import json
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from gateway import create_app
 from gateway.error import UpstreamFailed
 
 PREDICT = "/v1/models/tiny/predict"
@@ -228,7 +231,64 @@ async def test_the_hot_path_and_the_frameworks_routes_are_the_same_endpoints(ser
             for root, verb in (("v1", "predict"), ("v2", "infer"))
             for version in ("", "/versions/{version}")
         }
-        for path in documented:
-            real = path.replace("{name}", "tiny").replace("{version}", "1")
-            answer = await gateway.client.post(real, content=b"{", headers={"content-type": "application/json"})
-            assert (answer.status_code, "not JSON" in answer.text) == (400, True)
+        routed = create_app(gateway.plane)
+        routed.user_middleware.clear()  # what the framework's own routes answer, without the hot path before them
+        transport = httpx.ASGITransport(routed)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as behind:
+            for path in documented:
+                real = path.replace("{name}", "tiny").replace("{version}", "1")
+                for body in (b"{", b'{"image": "aGk="}', b'{"inputs": []}'):
+                    sent = sent_as("application/json", body)
+                    hot, framework = await gateway.client.post(real, **sent), await behind.post(real, **sent)
+                    assert hot.status_code == framework.status_code == 400
+                    assert hot.json() == framework.json()
+
+
+async def test_an_empty_version_is_no_path(serve: Serve) -> None:
+    async with serve() as gateway:
+        assert (await gateway.client.post("/v2/models/tiny/versions//infer", content=b"{}")).status_code == 404
+
+
+async def test_a_small_file_of_many_pixels_is_kept_off_the_event_loop(serve: Serve) -> None:
+    """A compressed bomb of 2 KB: 49 million pixels within the limit. The loop goes on meanwhile."""
+    file = io.BytesIO()
+    Image.new("L", (7000, 7000), 250).convert("RGB").save(file, "WEBP", lossless=True)
+    assert len(file.getvalue()) < 4096
+    async with serve() as gateway:
+        ask = asyncio.ensure_future(gateway.client.post(PREDICT, **sent_as("image/webp", file.getvalue())))
+        turns = 0
+        while not ask.done():
+            await asyncio.sleep(0.005)
+            turns += 1
+        assert turns > 5  # one turn, had it been decoded on the loop
+        assert ask.result().json()["predictions"][0]["label"] == "bright"
+        twice = await gateway.client.post(PREDICT, files=[("image", file.getvalue())] * 2)
+        assert (twice.status_code, "item 1: expected an image of at most 1000000 pixels" in twice.text) == (400, True)
+
+
+async def test_no_image_is_begun_after_the_deadline(serve: Serve) -> None:
+    async with serve(request_timeout_s=0.05) as gateway:
+        wide = png(1, (3000, 3000))
+        answer = await gateway.client.post(PREDICT, files=[("image", wide)] * 5)
+        assert (answer.status_code, "time was up" in answer.text) == (504, True)
+
+
+async def test_an_outage_counts_for_the_version_it_hit_and_refusals_have_no_latency(serve: Serve) -> None:
+    async with serve(max_inflight=1) as gateway:
+        gateway.upstream.down = True
+        await gateway.plane.catalog.refresh()
+        await gateway.client.post(PREDICT, files={"image": png(1)})
+        assert gateway.metric("gateway_requests_total", model="tiny", version="1", code="503") == 1
+        assert gateway.metric("gateway_request_duration_seconds_count", model="tiny", version="1") == 1
+        gateway.upstream.down = False
+        await gateway.plane.catalog.refresh()
+        gateway.upstream.gate.clear()
+        first = asyncio.ensure_future(gateway.client.post(PREDICT, files={"image": png(1)}))
+        while not gateway.upstream.batches:
+            await asyncio.sleep(0)
+        refused = await gateway.client.post(PREDICT, files={"image": png(1)})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert gateway.metric("gateway_shed_total", model="tiny", reason="capacity") == 1
+        assert gateway.metric("gateway_request_duration_seconds_count", model="tiny", version="1") == 1
+        gateway.upstream.gate.set()
+        assert (await first).status_code == 200

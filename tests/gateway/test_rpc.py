@@ -1,5 +1,6 @@
 """The unmodified clients of Triton against the gateway's gRPC side."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -97,6 +98,9 @@ async def test_a_dead_triton_is_unavailable_and_a_passed_deadline_said(serve: Se
         gateway.upstream.gate.clear()
         with pytest.raises(InferenceServerException, match=r"(?i)deadline|time was up"):
             await client.infer("tiny", [image()], client_timeout=0.05)
+        while gateway.metric("gateway_inflight_requests"):
+            await asyncio.sleep(0.001)
+        assert gateway.metric("gateway_requests_total", model="tiny", protocol="v2_grpc", code="504") == 1
         gateway.upstream.gate.set()
         gateway.upstream.down = True
         with pytest.raises(InferenceServerException) as error:
@@ -122,7 +126,12 @@ async def test_calls_that_change_the_server_are_refused(serve: Serve) -> None:
 async def test_a_message_over_the_limit_is_refused(serve: Serve) -> None:
     async with serve(max_body_bytes=2048) as gateway, client_of(gateway) as client:
         with pytest.raises(InferenceServerException) as error:
-            await client.infer("tiny", [image(np.zeros((50, 8, 8, 1), np.uint8))])
+            await client.infer("tiny", [image(np.zeros((40, 8, 8, 1), np.uint8))])
+        assert error.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+        assert "at most 2048 bytes" in str(error.value)
+        assert gateway.metric("gateway_requests_total", model="tiny", protocol="v2_grpc", code="413") == 1
+        with pytest.raises(InferenceServerException) as error:
+            await client.infer("tiny", [image(np.zeros((200, 8, 8, 1), np.uint8))])
         assert error.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
 
 

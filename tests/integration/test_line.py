@@ -1,10 +1,12 @@
 """The whole line, as the README tells it: train on real images, publish, serve, ask, watch."""
 
+import contextlib
 import io
 import json
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -100,12 +102,25 @@ def test_drift_of_every_feature_reaches_prometheus(line: tuple[Stack, str], wait
     wait_until("every feature is counted", lambda: counted() == features - {"prediction"})
 
 
+def three_ports_in_a_row() -> int:
+    for first in range(20_000, 30_000, 3):
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(first, first + 3):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no three free ports in a row")
+
+
 def test_up_stays_until_it_is_told_to_stop_and_leaves_nothing_behind(
     line: tuple[Stack, str], tmp_path: Path, free_ports: Callable[[int], list[int]], wait_until: Callable[..., Any]
 ) -> None:
     names = ("http", "grpc", "metrics", "prometheus")
     ports = dict(zip(names, free_ports(4), strict=True))
-    options = [f"--{name}-port={port}" for name, port in ports.items()] + ["--triton-port=18500"]
+    options = [f"--{name}-port={port}" for name, port in ports.items()]
+    options.append(f"--triton-port={three_ports_in_a_row()}")
     command = [str(TIDEGATE), "up", f"--repository={line[0].repository}", f"--state={tmp_path}", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

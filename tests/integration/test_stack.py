@@ -132,30 +132,6 @@ def test_triton_killed_while_serving_comes_back_without_a_restart_of_the_gateway
     assert stack.pid("gateway") == gateway
 
 
-def test_sigterm_answers_what_is_in_hand(stack: Stack, tmp_path: Path, stack_over: Any) -> None:
-    with stack_over(stack.repository, tmp_path / "run") as other:
-        answers: list[int] = []
-
-        def ask() -> None:
-            with httpx.Client(base_url=other.url, timeout=10, trust_env=False) as own:
-                for _ in range(5_000):
-                    try:
-                        answers.append(own.post(PREDICT, files={"image": png(1)}).status_code)
-                    except httpx.ConnectError:  # the port is closed: nothing was in hand
-                        return
-                    except httpx.RemoteProtocolError:  # a kept connection was closed between two requests
-                        return
-
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        os.kill(other.pid("gateway"), signal.SIGTERM)
-        for thread in threads:
-            thread.join(30)
-            assert not thread.is_alive()
-        assert set(answers) <= {200}
-
-
 def test_a_taken_port_is_one_sentence(stack: Stack, tmp_path: Path) -> None:
     command = ["-m", "tidegate", "up", f"--repository={stack.repository}", f"--state={tmp_path}"]
     command += [f"--http-port={stack.ports.http}"]

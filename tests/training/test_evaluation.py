@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from contract.passport import InputProfile, Passport
-from contract.schema import AxisRange, ClassificationPostprocess, Evaluation, Metric, RegressionPostprocess
+from contract.schema import AxisRange, ClassificationPostprocess, Evaluation, Metric
 from training.error import GateFailed, ParityFailed
 from training.evaluation import evaluate
 from training.gate import Gate, check, check_engine
@@ -33,11 +33,6 @@ def test_a_model_that_is_sure_and_wrong_has_a_finite_loss() -> None:
 def test_outputs_that_are_not_finite_are_refused() -> None:
     with pytest.raises(GateFailed, match="'logits' holds NaN"):
         evaluate("d", "test", POSTPROCESS, {"logits": np.array([[np.nan, 0, 0]])}, np.array([0]))
-
-
-def test_a_kind_without_metrics_is_refused() -> None:
-    with pytest.raises(ValueError, match="no metrics for postprocessing of kind 'regression'"):
-        evaluate("d", "test", RegressionPostprocess(tensor="y"), {"y": np.zeros((1, 1))}, np.zeros(1))
 
 
 EVALUATION = Evaluation(

@@ -141,7 +141,7 @@ def test_the_profile_takes_inputs_from_training_and_outputs_from_held_out_data(
 
 
 @pytest.mark.parametrize(
-    ("engine", "runtime"), [(Engine(), "tensorrt"), (Engine("tensorrt-rtx", "model.rtx"), "onnxruntime")]
+    ("engine", "runtime"), [(Engine(max_error=1e-5), "tensorrt"), (Engine("tensorrt-rtx", "model.rtx"), "onnxruntime")]
 )
 def test_an_engine_goes_with_the_version_and_is_served_where_triton_can(
     repository: Repository, tiny: SimpleNamespace, console: Console, trained: Path, engine: Engine, runtime: str
@@ -167,6 +167,15 @@ def test_an_engine_that_is_not_the_graphs_stops_it(
         publish_stage(tiny.RECIPE, repository=repository, runs_dir=trained, compile=engine, console=console)
     assert repository.models() == []
     assert "✗ compile" in said(console)
+
+
+def test_an_engine_that_nobody_measured_is_not_served(
+    repository: Repository, tiny: SimpleNamespace, console: Console, trained: Path
+) -> None:
+    contract = publish_stage(tiny.RECIPE, repository=repository, runs_dir=trained, compile=Engine(), console=console)
+    assert contract.artifact("engine") is None
+    assert "tensorrt_plan" not in (repository.root / "bands/config.pbtxt").read_text()
+    assert "nothing measured it" in said(console)
 
 
 def test_on_a_terminal_a_bar_shows_how_it_goes(tmp_path: Path, tiny: SimpleNamespace) -> None:

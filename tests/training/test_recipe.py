@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
+from contract.schema import RegressionPostprocess
 from contract.tensor import check
 from training.error import RecipeNotFound
 from training.forward import as_tuple, tensors_of
@@ -38,3 +41,8 @@ def test_a_quick_recipe_keeps_to_its_own_folder() -> None:
 def test_the_fashion_network_has_the_size_that_its_docstring_says() -> None:
     network = find("fashion-resnet").network()
     assert sum(parameter.numel() for parameter in network.parameters()) == 78_042
+
+
+def test_a_recipe_whose_answers_cant_be_judged_is_refused_before_it_is_trained() -> None:
+    with pytest.raises(ValueError, match="no metrics for postprocessing of kind 'regression'"):
+        replace(find("fashion-resnet"), postprocess=RegressionPostprocess(tensor="logits"))
