@@ -22,6 +22,8 @@ _RESAMPLE = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _EXIF_ORIENTATION = 0x0112
+_JPEG_SCAN = b"\xff\xda"
+MAX_JPEG_SCANS = 100  # a progressive JPEG has about ten; each goes over all pixels again, whatever the file's size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +59,8 @@ def decode(data: bytes, spec: ImagePreprocess, max_pixels: int | None = None) ->
             size = image.width * image.height
             if size > limit:
                 raise ImageError(f"expected an image of at most {limit} pixels, got {image.width} x {image.height}")
+            if image.format == "JPEG" and data.count(_JPEG_SCAN) > MAX_JPEG_SCANS:
+                raise ImageError(f"expected a JPEG of at most {MAX_JPEG_SCANS} scans, got more")
             image.draft(spec.mode, (2 * spec.width, 2 * spec.height))  # a JPEG decodes at a fraction of its size
             upright = _upright(image)
             resized = _resize(_flatten(upright, spec), spec)

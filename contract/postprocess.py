@@ -66,6 +66,8 @@ def answers(spec: Postprocess, outputs: Tensors, meaning: Array | None) -> list[
 
 
 def _classes(spec: ClassificationPostprocess, probabilities: Array) -> dict[str, Any]:
+    if not np.isfinite(probabilities).all():  # the model answered NaN: no label is right
+        return {"label": None, "confidence": None, "top": []}
     order = np.argsort(-probabilities, kind="stable")[: spec.top_k]
     top = [
         {"label": spec.labels[i], "confidence": _number(p)}

@@ -7,7 +7,7 @@ Source: https://github.com/kserve/open-inference-protocol, "Tensor Data Types".
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -54,13 +54,13 @@ def datatype_of(array: NDArray[Any]) -> str:
 
 def num_elements(name: str, shape: Sequence[int]) -> int:
     """Product of the axes; TensorError when they are no shape that a tensor can have."""
+    if len(shape) > MAX_DIMS:
+        raise TensorError(f"tensor {name!r}: expected at most {MAX_DIMS} axes, got {len(shape)}")
     for axis in shape:
         if isinstance(axis, bool) or not isinstance(axis, int) or not 0 <= axis <= MAX_AXIS:
             raise TensorError(
                 f"tensor {name!r}: every axis is a non-negative integer up to {MAX_AXIS}, got {list(shape)!r:.200}"
             )
-    if len(shape) > MAX_DIMS:
-        raise TensorError(f"tensor {name!r}: expected at most {MAX_DIMS} axes, got {len(shape)}")
     return math.prod(shape)
 
 
@@ -101,7 +101,7 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Sequence
     if datatype in ("FP16", "BF16"):
         raise TensorError(f"tensor {name!r}: {datatype} has no JSON form, send it as binary data")
     count = num_elements(name, shape)
-    flat = _flatten(name, values)
+    flat = _flatten(name, values, count)
     if len(flat) != count:
         raise TensorError(f"tensor {name!r}: expected {count} values for shape {list(shape)}, got {len(flat)}")
     allowed = _JSON_TYPES.get(dtype.kind, {int})
@@ -140,7 +140,7 @@ def check_inputs(specs: Sequence[TensorSpec], batch: AxisRange, tensors: Tensors
     """
     expected, got = {spec.name for spec in specs}, set(tensors)
     if expected != got:
-        raise TensorError(f"expected the inputs {sorted(expected)}, got {sorted(got)}")
+        raise TensorError(f"expected the inputs {sorted(expected)}, got {sorted(got)!r:.200}")
     for spec in specs:
         check(spec, batch, tensors[spec.name])
     sizes = {tensors[spec.name].shape[0] for spec in specs}
@@ -190,10 +190,15 @@ def _split_bytes(name: str, shape: Sequence[int], count: int, data: bytes | memo
     return elements.reshape(shape)
 
 
-def _flatten(name: str, values: Sequence[Any]) -> Sequence[Any]:
-    """Row-major elements of a list that may be nested, all elements at one depth."""
-    while list in (kinds := set(map(type, values))):
+def _flatten(name: str, values: Sequence[Any], count: int) -> Sequence[Any]:
+    """Row-major elements of a list that may be nested, all elements at one depth; no level is longer than `count`."""
+    for _ in range(MAX_DIMS + 1):
+        if len(values) > count:
+            raise TensorError(f"tensor {name!r}: expected {count} values, got at least {len(values)}")
+        kinds = set(map(type, values))
+        if list not in kinds:
+            return values
         if len(kinds) > 1:
             raise TensorError(f"tensor {name!r}: the data mixes lists and values at one depth")
-        values = list(chain.from_iterable(values))
-    return values
+        values = list(islice(chain.from_iterable(values), count + 1))
+    raise TensorError(f"tensor {name!r}: the data is nested more than {MAX_DIMS} deep")

@@ -13,7 +13,7 @@ from contract import Contract, ContractError, ContractNotFound, Repository
 from contract.observation import Observer
 from contract.preprocess import Preprocessor, preprocessor
 from contract.schema import CONTRACT_FILE
-from gateway.error import DeadlineExceeded, UnknownModel, UpstreamError, UpstreamUnavailable
+from gateway.error import DeadlineExceeded, UnknownModel, UpstreamError, UpstreamFailed, UpstreamUnavailable
 from gateway.upstream import IndexEntry, Upstream
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,10 @@ class Catalog:
         """Ask Triton once. While it can't be reached, what was served stays known."""
         try:
             index = await self._upstream.index(_INDEX_TIMEOUT_S)
+        except UpstreamFailed as exc:  # it answers, but can't read its repository: what it has in memory it serves
+            log.error("triton can't list its repository: %s", exc)
+            self._set_up(True, "")
+            return
         except (UpstreamError, DeadlineExceeded) as exc:
             self._set_up(False, str(exc))
             return
@@ -123,11 +127,15 @@ class Catalog:
         self._set_up(True, "")
 
     def _read(self, ready: set[Key]) -> dict[Key, Served]:
-        """Versions that weren't served before, or whose contract was replaced since."""
+        """Versions that weren't served before. One that is refused is tried again when its contract changes.
+
+        What is served stays as it is for as long as Triton has it: a contract never changes, and files that go bad or
+        away under a model in Triton's memory are no reason to stop answering.
+        """
         fresh = {}
-        for key in ready:
+        for key in ready - {(s.name, s.version) for versions in self._served.values() for s in versions.values()}:
             stamp = _stamp(self._repository.version_dir(*key))
-            if key in self._stamps and self._stamps[key] == stamp:
+            if key in self._refused and self._stamps.get(key) == stamp:
                 continue
             self._stamps[key] = stamp
             try:
@@ -148,7 +156,7 @@ class Catalog:
 
     def _swap(self, index: Sequence[IndexEntry], ready: set[Key], fresh: dict[Key, Served]) -> None:
         before = {(s.name, s.version): s for versions in self._served.values() for s in versions.values()}
-        after = {key: served for key, served in before.items() if key in ready and key not in self._refused} | fresh
+        after = {key: served for key, served in before.items() if key in ready} | fresh
         self._stamps = {key: stamp for key, stamp in self._stamps.items() if key in ready}
         self._refused = {key: reason for key, reason in self._refused.items() if key in ready}
         self._known = frozenset(entry.name for entry in index)

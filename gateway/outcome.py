@@ -48,6 +48,8 @@ _TABLE: Mapping[type[BaseException], Outcome] = {
     DeadlineExceeded: Outcome(504, grpc.StatusCode.DEADLINE_EXCEEDED),
 }
 
+MAX_MESSAGE_CHARACTERS = 500  # clients choose names that are quoted
+
 STATUSES = tuple(sorted({OK.status, INTERNAL.status, *(outcome.status for outcome in _TABLE.values())}))
 
 
@@ -60,5 +62,7 @@ def outcome_of(error: BaseException) -> Outcome:
 
 
 def message_of(error: BaseException) -> str:
-    """What the client is told: our own errors' sentence, and nothing of an unexpected one."""
-    return str(error) if outcome_of(error) is not INTERNAL else "internal error; the gateway's log has the details"
+    """What the client is told: our own errors' sentence, bounded, and nothing of an unexpected one."""
+    if outcome_of(error) is INTERNAL:
+        return "internal error; the gateway's log has the details"
+    return str(error)[:MAX_MESSAGE_CHARACTERS]

@@ -137,7 +137,7 @@ def health_routes(plane: DataPlane) -> APIRouter:
     async def live() -> Response:
         return reply({"live": True})
 
-    @router.get("/health/ready", summary="Triton answers and a model is loaded")
+    @router.get("/health/ready", summary="Triton answers, and if it has models, one is loaded")
     @router.get("/v2/health/ready", include_in_schema=False)
     async def ready() -> Response:
         if plane.catalog.ready:

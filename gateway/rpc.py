@@ -123,8 +123,20 @@ async def _refuse(self: Any, request: Any, context: Any) -> Any:
     await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the gateway doesn't pass on calls that change the server")
 
 
+async def _lack(self: Any, request: Any, context: Any) -> Any:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the gateway doesn't answer this call; ask ModelInfer")
+
+
+async def _lack_stream(self: Any, requests: Any, context: Any) -> Any:
+    await _lack(self, None, context)
+    yield  # what makes it a stream's answer
+
+
 for _name in _REFUSED:
     setattr(InferenceService, _name, _refuse)
+for _name in ("ModelConfig", "ModelStatistics"):
+    setattr(InferenceService, _name, _lack)
+InferenceService.ModelStreamInfer = _lack_stream
 
 
 def grpc_server(plane: DataPlane, address: str) -> tuple[grpc.aio.Server, int]:

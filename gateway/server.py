@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 import uvloop
@@ -17,6 +18,7 @@ from prometheus_client import (
 )
 
 from gateway.app import create_app, create_plane, running
+from gateway.protocol import BoundedProtocol
 from gateway.rpc import grpc_server
 from gateway.setting import Settings
 
@@ -39,12 +41,15 @@ async def serve(settings: Settings) -> None:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=plane.metrics.registry)
     rpc, grpc_port = grpc_server(plane, f"{settings.host}:{settings.grpc_port}")
-    exporter, exporter_thread = start_http_server(settings.metrics_port, settings.host, plane.metrics.registry)
-    server = uvicorn.Server(
+    try:
+        exporter, exporter_thread = start_http_server(settings.metrics_port, settings.host, plane.metrics.registry)
+    except OSError as exc:
+        raise OSError(f"metrics can't be had on {settings.host}:{settings.metrics_port}: {exc.strerror}") from exc
+    server = _Server(
         uvicorn.Config(
             create_app(plane),
             loop="none",
-            http="httptools",
+            http=BoundedProtocol,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -68,6 +73,12 @@ async def serve(settings: Settings) -> None:
     await asyncio.to_thread(exporter.shutdown)
     exporter.server_close()
     exporter_thread.join(settings.drain_timeout_s)
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit  # told twice, it doesn't wait for what is in flight
+        super().handle_exit(sig, frame)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -42,7 +42,10 @@ class Upstream(Protocol):
     """What the gateway needs of an inference server. Every method raises UpstreamError or DeadlineExceeded."""
 
     async def index(self, timeout_s: float) -> Sequence[IndexEntry]:
-        """Everything in the server's repository, loaded or not; UpstreamUnavailable unless the server is ready."""
+        """Everything in the server's repository, loaded or not.
+
+        UpstreamUnavailable unless the server is ready; UpstreamFailed when it is, but can't read its repository.
+        """
 
     async def infer(self, name: str, version: str, tensors: Tensors, timeout_s: float) -> dict[str, NDArray[Any]]:
         """Run one batch and return all of the model's outputs."""
@@ -79,11 +82,17 @@ class TritonUpstream:
         self._metadata = self._method("ModelMetadata", pb.ModelMetadataRequest, pb.ModelMetadataResponse)
 
     async def index(self, timeout_s: float) -> Sequence[IndexEntry]:
-        """Everything in Triton's repository, loaded or not; UpstreamUnavailable unless Triton is ready."""
+        """Everything in Triton's repository, loaded or not.
+
+        UpstreamUnavailable unless Triton is ready; UpstreamFailed when it is, but can't read its repository.
+        """
         ready = await _answer(self._server_ready(pb.ServerReadyRequest(), timeout=timeout_s))
         if not ready.ready:
             raise UpstreamUnavailable("the inference server is not ready")
-        index = await _answer(self._index(pb.RepositoryIndexRequest(), timeout=timeout_s))
+        try:
+            index = await _answer(self._index(pb.RepositoryIndexRequest(), timeout=timeout_s))
+        except UpstreamUnavailable as exc:  # it has just said that it is ready: the fault is its repository's
+            raise UpstreamFailed("the inference server can't list its repository") from exc
         return [IndexEntry(m.name, m.version, m.state == "READY", m.reason) for m in index.models]
 
     async def infer(self, name: str, version: str, tensors: Tensors, timeout_s: float) -> dict[str, NDArray[Any]]:

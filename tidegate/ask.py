@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -11,10 +12,12 @@ from tidegate.error import AskError
 
 def predict(url: str, model: str, version: str | None, files: Sequence[Path], timeout_s: float) -> dict[str, Any]:
     """Send image files in one request and return the gateway's answer; raises AskError."""
-    which = f"{model}/versions/{version}" if version else model
+    which = f"{quote(model, safe='')}/versions/{quote(version, safe='')}" if version else quote(model, safe="")
     images = [("image", (file.name, file.read_bytes())) for file in files]
     try:
-        answer = httpx.post(f"{url}/v1/models/{which}/predict", files=images, timeout=timeout_s, trust_env=False)
+        answer = httpx.post(
+            f"{url.rstrip('/')}/v1/models/{which}/predict", files=images, timeout=timeout_s, trust_env=False
+        )
         document = answer.json()
     except httpx.TimeoutException:
         raise AskError(f"the gateway at {url} did not answer within {timeout_s:g} s") from None

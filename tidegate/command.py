@@ -166,7 +166,7 @@ def predict(
     files: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
     url: Annotated[str, typer.Option(help="Address of the gateway.")] = "http://127.0.0.1:8080",
     version: Annotated[str | None, typer.Option(help="A version; the newest without it.")] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the answer.")] = 10.0,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for the answer.")] = 10.0,
     json_: JsonOption = False,
 ) -> None:
     """Ask a served model about image files.
@@ -192,11 +192,13 @@ def predict(
 def up(
     repository: RepositoryOption = REPOSITORY,
     state: Annotated[Path, typer.Option(help="Folder for logs and Prometheus' data.")] = STATE,
-    http_port: Annotated[int, typer.Option(help="The gateway's HTTP port.")] = 8080,
-    grpc_port: Annotated[int, typer.Option(help="The gateway's gRPC port.")] = 8081,
-    metrics_port: Annotated[int, typer.Option(help="The gateway's metrics port.")] = 8082,
-    triton_port: Annotated[int, typer.Option(help="Triton's HTTP port; gRPC and metrics are the next two.")] = 8000,
-    prometheus_port: Annotated[int, typer.Option(help="Prometheus' port.")] = 9090,
+    http_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's HTTP port.")] = 8080,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's gRPC port.")] = 8081,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's metrics port.")] = 8082,
+    triton_port: Annotated[
+        int, typer.Option(min=1, max=65533, help="Triton's HTTP port; gRPC and metrics are the next two.")
+    ] = 8000,
+    prometheus_port: Annotated[int, typer.Option(min=1, max=65533, help="Prometheus' port.")] = 9090,
     json_: JsonOption = False,
 ) -> None:
     """Run Triton, the gateway and Prometheus on this machine until Ctrl-C.

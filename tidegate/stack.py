@@ -93,6 +93,8 @@ class Stack:
 
     def start(self) -> None:
         """Start everything and wait until a prediction can be asked for; raises StackError."""
+        if not self.repository.is_dir():
+            raise StackError(f"there is no model repository {self.repository}; `tidegate train` makes one")
         self._check_ports()
         for name, command, environment in self._commands():
             self._spawn(name, command, environment)
@@ -169,6 +171,8 @@ class Stack:
 
         log = self.state / "log" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))  # why the last one ended is still to be read
         with log.open("wb") as file:
             popen = subprocess.Popen(
                 [sys.executable, "-I", leash.__file__, str(os.getpid()), *command],

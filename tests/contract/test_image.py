@@ -108,6 +108,14 @@ def test_an_image_with_too_many_pixels_is_refused_by_its_header() -> None:
         decode(bytes(data), GREY)
 
 
+def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+    data = encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
+    decode(data, GREY)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="at most 100 scans"):
+        decode(data[:-2] + scan * 200 + data[-2:], GREY)
+
+
 def test_a_very_thin_image_is_read() -> None:
     for resize in ("stretch", "crop", "pad"):
         spec = GREY.model_copy(update={"resize": resize})

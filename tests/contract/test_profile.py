@@ -106,7 +106,7 @@ def test_answers_are_sorted_and_hold_no_nan() -> None:
     first, second = answers(spec, outputs, interpret(spec, outputs))
     assert first["label"] == "b"
     assert [entry["label"] for entry in first["top"]] == ["b", "c"]
-    assert second["confidence"] is None
+    assert second == {"label": None, "confidence": None, "top": []}
     value = RegressionPostprocess(tensor="y", scale=2, offset=1, unit="m")
     outputs = {"y": np.array([[3.0]], np.float32)}
     assert answers(value, outputs, interpret(value, outputs)) == [{"value": 7.0, "unit": "m"}]

@@ -16,7 +16,7 @@ from contract import Repository
 from contract.tensor import Tensors
 from gateway import Settings, create_app, create_plane, running
 from gateway.dataplane import DataPlane
-from gateway.error import UpstreamUnavailable
+from gateway.error import UpstreamFailed, UpstreamUnavailable
 from gateway.upstream import IndexEntry
 
 
@@ -28,7 +28,7 @@ class LocalUpstream:
         self.sessions: dict[tuple[str, str], onnxruntime.InferenceSession] = {}
         self.gate = asyncio.Event()
         self.gate.set()
-        self.down = False
+        self.down = self.unlisted = False
         self.error: Exception | None = None
         self.refuse_value: int | None = None
         self.batches: list[int] = []
@@ -36,6 +36,8 @@ class LocalUpstream:
 
     async def index(self, timeout_s: float) -> Sequence[IndexEntry]:
         self._check_up()
+        if self.unlisted:
+            raise UpstreamFailed("the inference server can't list its repository")
         return [
             IndexEntry(name, str(version), True, "")
             for name in self.repository.models()
