@@ -50,9 +50,6 @@ class Upstream(Protocol):
     async def infer(self, name: str, version: str, tensors: Tensors, timeout_s: float) -> dict[str, NDArray[Any]]:
         """Run one batch and return all of the model's outputs."""
 
-    async def infer_raw(self, request: Any, timeout_s: float) -> Any:
-        """Pass a `ModelInferRequest` through as it is."""
-
     async def model_metadata(self, name: str, version: str, timeout_s: float) -> Any:
         """Return the server's `ModelMetadataResponse`."""
 
@@ -101,11 +98,7 @@ class TritonUpstream:
         for tensor, array in tensors.items():
             request.inputs.add(name=tensor, datatype=datatype_of(array), shape=array.shape)
             request.raw_input_contents.append(to_raw(array))
-        return read_outputs(await self.infer_raw(request, timeout_s))
-
-    async def infer_raw(self, request: Any, timeout_s: float) -> Any:
-        """Pass a `ModelInferRequest` through as it is."""
-        return await _answer(self._infer(request, timeout=timeout_s))
+        return read_outputs(await _answer(self._infer(request, timeout=timeout_s)))
 
     async def model_metadata(self, name: str, version: str, timeout_s: float) -> Any:
         """Return Triton's `ModelMetadataResponse`."""

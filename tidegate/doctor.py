@@ -24,7 +24,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Look at this machine; nothing is changed or started."""
-    return [*_host(), _gpu(), _tensorrt(), _tensorrt_rtx(), _torch(), _triton(), *_programs()]
+    return [*_host(), _gpu(), *_engines(), _torch(), _triton(), *_programs()]
 
 
 def _host() -> Iterator[Check]:
@@ -49,20 +49,12 @@ def _gpu() -> Check:
     return Check("GPU", found, "engines can be built and served here")
 
 
-def _tensorrt() -> Check:
-    version = _installed("tensorrt")
-    meaning = (
-        "engines for this machine's GPU, served by Triton" if version else "no engine that Triton can load is built"
-    )
-    return Check("TensorRT", version, meaning)
+def _engines() -> Iterator[Check]:
+    """Both builders; which of them works here, and for what, is for the engine build itself to say."""
+    from serving.engine import available
 
-
-def _tensorrt_rtx() -> Check:
-    version = _installed("tensorrt-rtx-cu13")
-    meaning = (
-        "engines are built ahead of time for other GPUs; Triton doesn't load these" if version else "no engine is built"
-    )
-    return Check("TensorRT-RTX", version, meaning)
+    yield Check("TensorRT", _installed("tensorrt"), "what builds the engines that Triton loads; it needs a GPU")
+    yield Check("TensorRT-RTX", _installed("tensorrt-rtx-cu13"), available())
 
 
 def _torch() -> Check:

@@ -62,9 +62,6 @@ class LocalUpstream:
         answers = session.run(None, {k: np.ascontiguousarray(v) for k, v in tensors.items()})
         return {output.name: array for output, array in zip(session.get_outputs(), answers, strict=True)}
 
-    async def infer_raw(self, request: Any, timeout_s: float) -> Any:
-        raise NotImplementedError
-
     async def model_metadata(self, name: str, version: str, timeout_s: float) -> Any:
         raise NotImplementedError
 
