@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks: what the gateway costs over Triton asked directly."""
+"""Side-by-side benchmarks: the gateway beside Triton asked directly, and beside other servers, in one run."""

@@ -1,135 +1,149 @@
-"""`python -m bench`: the gateway beside Triton asked directly, in one run, in turns, as ratios.
+"""`python -m bench`: the gateway beside Triton asked directly and beside its peers, in one run, in turns, as ratios.
 
-It starts a stack of its own over the published models, asks with real test images, and stops. Nothing else should run
-on the machine meanwhile: the load generator, the gateway and Triton share its cores.
+`python -m bench soak` asks a gateway a million times and watches its memory. Both write their figures into
+`run/bench/` and, with those of the other's last run, into `docs/bench.md`. Nothing else should run on the machine
+meanwhile: the load generator and the servers share its cores.
 """
 
 import argparse
-import io
+import os
+import signal
+import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-import grpc.aio
-import numpy as np
-import orjson
-import uvloop
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from tritonclient.grpc import service_pb2 as pb
 
-from bench.load import Ask, Figures, http_connection, run_load
-from contract import Repository
-from contract.golden import Golden
-from tidegate.stack import Ports, Stack
+from bench.environment import PEERS
+from bench.error import BenchError
+from bench.kind import HOST, TITLES, v2_json
+from bench.load import require_tools
+from bench.model import FASHION, PHOTO, TINY, make_model
+from bench.plot import draw
+from bench.report import MODEL_COLUMNS, TARGET_COLUMNS, failure_lines, markdown, model_rows, target_rows
+from bench.result import Result, Soak
+from bench.rounds import PORTS, Options, machine_with_triton, run_rounds, running_stack
+from bench.server import ROOT
+from bench.soak import SHAPE, soak
+from bench.target import targets
+from tidegate.error import StackError
 
-MODEL = "fashion-mnist"
-PORTS = Ports(
-    http=18080, grpc=18081, metrics=18082, triton=18000, triton_grpc=18001, triton_metrics=18002, prometheus=19090
-)
+MODELS = (TINY, FASHION, PHOTO)
+PEER_IDS = tuple(peer.id for peer in PEERS)
+KINDS = tuple(kind for kind in TITLES if kind not in PEER_IDS)
 
-Connect = Callable[[], Awaitable[Ask]]
+STATE = ROOT / "run" / "bench"
+RESULT, SOAK = STATE / "result.json", STATE / "soak.json"
+PAGE, PICTURE = "bench.md", "bench.png"
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the gateway beside Triton alone.")
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of one measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind, in turns")
-    options = parser.parse_args()
+def main() -> int:
+    """Measure, print, and write; returns the exit code."""
+    options = _options()
     console = Console()
-    image = Golden.load(Repository(options.repository).version_dir(MODEL, 1)).inputs["image"][:1]
-    with tempfile.TemporaryDirectory() as state:
-        stack = Stack(repository=options.repository, state=Path(state), ports=PORTS)
-        try:
-            stack.start()
-            results = uvloop.run(_measure(_kinds(image), options, console))
-            memory = {name: _resident_mib(stack.pid(name)) for name in ("gateway", "triton", "prometheus")}
-        finally:
-            stack.stop()
-    for connections in options.connections:
-        console.print(_table(connections, {kind: runs for (kind, n), runs in results.items() if n == connections}))
-    console.print("resident memory:", ", ".join(f"{name} {mib:.0f} MiB" for name, mib in memory.items()))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended in order
+    os.environ["TIDEGATE_PROCESSES"] = str(options.processes)
+    STATE.mkdir(parents=True, exist_ok=True)
+    try:
+        require_tools()
+        with tempfile.TemporaryDirectory() as scratch:
+            if options.what == "soak":
+                SOAK.write_text(_soak(options, Path(scratch), console).model_dump_json(indent=1))
+            else:
+                RESULT.write_text(run_rounds(_chosen(options), Path(scratch), console).model_dump_json(indent=1))
+    except (BenchError, StackError) as exc:
+        console.print(f"bench: {exc}", markup=False)
+        return 1
+    _report(options.docs, console)
+    return 0
 
 
-def _kinds(image: np.ndarray[Any, Any]) -> dict[str, Connect]:
-    """Every way to ask, the one that others are compared with first."""
-    file = io.BytesIO()
-    Image.fromarray(image[0, :, :, 0]).save(file, "PNG")
-    tensor = {"name": "image", "shape": list(image.shape), "datatype": "UINT8", "data": image.ravel().tolist()}
-    document, infer = orjson.dumps({"inputs": [tensor]}), f"/v2/models/{MODEL}/infer"
-    predict = f"/v1/models/{MODEL}/predict"
-    return {
-        "Triton, gRPC": lambda: _grpc_connection(PORTS.triton_grpc, image),
-        "Triton, HTTP JSON": lambda: http_connection("127.0.0.1", PORTS.triton, infer, "application/json", document),
-        "gateway, gRPC": lambda: _grpc_connection(PORTS.grpc, image),
-        "gateway, HTTP JSON": lambda: http_connection("127.0.0.1", PORTS.http, infer, "application/json", document),
-        "gateway, predict PNG": lambda: http_connection("127.0.0.1", PORTS.http, predict, "image/png", file.getvalue()),
-    }
-
-
-async def _grpc_connection(port: int, image: np.ndarray[Any, Any]) -> Ask:
-    # A subchannel pool of its own: otherwise all of a process's channels to one address share a connection.
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
-    infer = channel.unary_unary(
-        "/inference.GRPCInferenceService/ModelInfer",
-        request_serializer=lambda message: message,
-        response_deserializer=pb.ModelInferResponse.FromString,
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure the gateway beside Triton and beside other servers, or its memory over many requests.",
     )
-    request = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[image.tobytes()])
-    request.inputs.add(name="image", datatype="UINT8", shape=image.shape)
-    message = request.SerializeToString()
-
-    async def ask() -> None:
-        await infer(message, timeout=30)
-
-    return ask
-
-
-async def _measure(
-    kinds: dict[str, Connect], options: argparse.Namespace, console: Console
-) -> dict[tuple[str, int], list[Figures]]:
-    results: dict[tuple[str, int], list[Figures]] = {}
-    with console.status("") as status:
-        for round_ in range(options.rounds):
-            for connections in options.connections:
-                for kind, connect in kinds.items():
-                    status.update(f"round {round_ + 1} of {options.rounds}: {kind}, {connections} connections")
-                    figures = await run_load(connect, connections, options.seconds)
-                    results.setdefault((kind, connections), []).append(figures)
-    return results
-
-
-def _table(connections: int, results: dict[str, list[Figures]]) -> Table:
-    table = Table("", "p50 ms", "p99 ms", "answers/s", "ratio (min to max)", box=None)
-    table.title = (
-        f"{connections} connection{'s' if connections > 1 else ''}, median of {len(next(iter(results.values())))}"
+    parser.add_argument("what", nargs="?", choices=("rounds", "soak"), default="rounds")
+    parser.add_argument("--rounds", type=_positive, default=3, help="measurements of each cell, in turns")
+    parser.add_argument("--seconds", type=_positive, default=2, help="length of one measurement")
+    parser.add_argument("--connections", type=_positive, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL", help=" ".join(MODELS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help=" ".join(KINDS))
+    parser.add_argument(
+        "--peers", nargs="+", choices=PEER_IDS, default=PEER_IDS, metavar="PEER", help=" ".join(PEER_IDS)
     )
-    first = next(iter(results.values()))
-    for kind, runs in results.items():
-        ratios = [run.per_second / base.per_second for run, base in zip(runs, first, strict=True)]
-        table.add_row(
-            kind,
-            f"{median(run.p50_ms for run in runs):.2f}",
-            f"{median(run.p99_ms for run in runs):.2f}",
-            f"{median(run.per_second for run in runs):,.0f}",
-            f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+    parser.add_argument("--no-peers", action="store_const", const=(), dest="peers", help="no other servers")
+    parser.add_argument("--processes", type=_positive, default=1, help="gateway processes")
+    parser.add_argument("--requests", type=_positive, default=1_000_000, help="requests of `soak`")
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="holds Fashion-MNIST")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help=f"folder for {PAGE} and {PICTURE}")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return value
+
+
+def _chosen(options: argparse.Namespace) -> Options:
+    return Options(
+        rounds=options.rounds,
+        seconds=options.seconds,
+        connections=options.connections,
+        models=options.models,
+        kinds=options.kinds,
+        peers=[peer for peer in PEERS if peer.id in options.peers],
+        num_processes=options.processes,
+        repository=options.repository,
+        state=STATE,
+        command=_command(),
+    )
+
+
+def _soak(options: argparse.Namespace, scratch: Path, console: Console) -> Soak:
+    repository = scratch / "model_repository"
+    model = make_model(TINY, repository, options.repository)
+    kind = v2_json("gateway-json", f"http://{HOST}:{PORTS.http}/v2/models/{TINY}/infer", model)
+    with running_stack(repository, scratch, [TINY]) as stack, console.status("warming up") as status:
+        return Soak(
+            machine=machine_with_triton(),
+            command=_command(),
+            connections=SHAPE.connections,
+            num_processes=options.processes,
+            samples=soak(kind, stack.pid("gateway"), options.requests, status.update),
         )
+
+
+def _command() -> str:
+    return " ".join(["python -m bench", *sys.argv[1:]])
+
+
+def _report(docs: Path, console: Console) -> None:
+    """Print and write what the last runs of both commands found."""
+    result = Result.model_validate_json(RESULT.read_bytes()) if RESULT.is_file() else None
+    watched = Soak.model_validate_json(SOAK.read_bytes()) if SOAK.is_file() else None
+    docs.mkdir(parents=True, exist_ok=True)
+    drawn = result is not None and draw(result, docs / PICTURE)
+    (docs / PAGE).write_text(markdown(result, watched, PICTURE if drawn else None), encoding="utf-8")
+    if result is not None:
+        for model in result.models():
+            console.print(_table(model, MODEL_COLUMNS, model_rows(result, model)))
+        for line in failure_lines(result.failures):
+            console.print(f"not measured: {line}", markup=False)
+    console.print(_table("targets", TARGET_COLUMNS, target_rows(targets(result, watched))))
+    console.print(f"written: {docs / PAGE}")
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table(*columns, title=title, title_justify="left", box=None)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _resident_mib(pid: int) -> float:
-    """Resident memory of a process and its descendants; pages that they share are counted once for each."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return own / 1024 + sum(_resident_mib(int(child)) for child in children)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

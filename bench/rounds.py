@@ -1,0 +1,173 @@
+"""One benchmark from start to end: the models, the servers, the rounds, and what came of them."""
+
+import contextlib
+import json
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from bench.case import Case, peer_case, stack_cases, uncounted_case, uncounted_gateway, why_not_uncounted
+from bench.environment import Peer, install
+from bench.error import BenchError, ServerError
+from bench.kind import HOST, TITLES
+from bench.machine import Machine, resident_mib, this_machine
+from bench.measure import measure
+from bench.model import PHOTO, TINY, Model, make_model
+from bench.result import Failure, PeerNote, Result, Run
+from bench.server import Server
+from tidegate.stack import Ports, Stack
+
+PORTS = Ports(
+    http=18080, grpc=18081, metrics=18082, triton=18000, triton_grpc=18001, triton_metrics=18002, prometheus=19090
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What is measured, and how long. `state` is the folder that environments and logs of the peers stay in."""
+
+    rounds: int
+    seconds: int
+    connections: Sequence[int]
+    models: Sequence[str]
+    kinds: Sequence[str]
+    peers: Sequence[Peer]
+    num_processes: int
+    repository: Path
+    state: Path
+    command: str
+
+
+@dataclass(slots=True)
+class _Found:
+    runs: list[Run] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    notes: list[PeerNote] = field(default_factory=list)
+    memory_mib: dict[str, float] = field(default_factory=dict)
+
+
+def run_rounds(options: Options, scratch: Path, console: Console) -> Result:
+    """Measure everything that was asked for; what can't be measured is among the result's failures.
+
+    Raises StackError when Triton, the gateway or Prometheus can't be started.
+    """
+    found = _Found()
+    repository = scratch / "model_repository"
+    models = list(_models(options, repository, found))
+    peers = _installed(options, found, console)
+    with running_stack(repository, scratch, [model.name for model in models]) as stack:
+        machine = machine_with_triton()
+        for model in models:
+            _measure_model(model, repository, peers, options, found, console)
+        found.memory_mib |= {name: sum(resident_mib(stack.pid(name))) for name in ("gateway", "triton", "prometheus")}
+    return Result(
+        machine=machine,
+        command=options.command,
+        seconds=options.seconds,
+        rounds=options.rounds,
+        num_processes=options.num_processes,
+        runs=tuple(found.runs),
+        failures=tuple(found.failures),
+        peers=tuple(found.notes),
+        memory_mib=found.memory_mib,
+    )
+
+
+@contextlib.contextmanager
+def running_stack(repository: Path, scratch: Path, models: Sequence[str]) -> Iterator[Stack]:
+    """Triton, a gateway and Prometheus over the models, ready to be asked; raises StackError."""
+    stack = Stack(repository=repository, state=scratch, ports=PORTS)
+    try:
+        stack.start()
+        for model in models:
+            stack.wait_for(model)
+        yield stack
+    finally:
+        stack.stop()
+
+
+def machine_with_triton() -> Machine:
+    """What we run on, the version of the Triton that was started included."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(f"http://{HOST}:{PORTS.triton}/v2", timeout=5) as answer:
+        version = json.load(answer)["version"]
+    machine = this_machine()
+    return machine.model_copy(update={"versions": {"Triton": version} | machine.versions})
+
+
+def _models(options: Options, repository: Path, found: _Found) -> Iterator[Model]:
+    for name in options.models:
+        try:
+            yield make_model(name, repository, options.repository)
+        except BenchError as exc:
+            found.failures.append(Failure(model=name, reason=str(exc)))
+
+
+def _installed(options: Options, found: _Found, console: Console) -> Mapping[str, Peer]:
+    """The peers that there is an environment for, by id."""
+    peers = {}
+    for peer in options.peers:
+        versions: Mapping[str, str] = {}
+        try:
+            with console.status(f"installing {peer.requirement} into an environment of its own"):
+                versions = install(peer, options.state / peer.id)
+            peers[peer.id] = peer
+        except BenchError as exc:
+            found.failures.append(Failure(model="every model", kind=peer.id, reason=str(exc)))
+        found.notes.append(PeerNote(kind=peer.id, settings=peer.settings, versions=dict(versions)))
+    return peers
+
+
+def _measure_model(
+    model: Model, repository: Path, peers: Mapping[str, Peer], options: Options, found: _Found, console: Console
+) -> None:
+    cases = [case for case in stack_cases(model, PORTS, options.connections) if case.kind.id in options.kinds]
+    with contextlib.ExitStack() as ended:
+        started = {}
+        for server, case in _others(model, repository, peers, options):
+            if reason := _start(server, case, console):
+                found.failures.append(Failure(model=model.name, kind=case.kind.id, reason=reason))
+                continue
+            ended.callback(server.stop)
+            started[case.kind.id] = server
+            cases.append(case)
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("", total=(options.rounds + 1) * sum(len(case.shapes) for case in cases))
+            runs, failures = measure(
+                cases, options.rounds, options.seconds, lambda what: progress.update(task, advance=1, description=what)
+            )
+        for kind, server in started.items():
+            if kind == "uncounted-json" and (reason := why_not_uncounted(server, options.num_processes)):
+                runs = [run for run in runs if run.kind != kind]
+                failures.append(Failure(model=model.name, kind=kind, reason=reason))
+            with contextlib.suppress(ServerError):  # one that ended has no figures, and they say why
+                found.memory_mib[TITLES[kind]] = sum(resident_mib(server.pid))
+    found.runs += runs
+    found.failures += failures
+
+
+def _start(server: Server, case: Case, console: Console) -> str:
+    """Start a server; why it can't be measured, empty if it can."""
+    try:
+        with console.status(f"{case.model}: starting {TITLES[case.kind.id]}"):
+            server.start(case.kind)
+    except BenchError as exc:
+        return str(exc)
+    return ""
+
+
+def _others(
+    model: Model, repository: Path, peers: Mapping[str, Peer], options: Options
+) -> Iterator[tuple[Server, Case]]:
+    """Servers beside the stack, with how each is asked."""
+    if model.name == TINY and "uncounted-json" in options.kinds:
+        server = uncounted_gateway(repository, PORTS, options.state / "uncounted.log")
+        yield server, uncounted_case(model, server, options.connections)
+    if model.name != PHOTO:  # the peers have no decoding of their own to compare
+        for peer in peers.values():
+            server = peer.server(model, options.state / peer.id)
+            yield server, peer_case(peer, model, server, options.connections)
