@@ -1,8 +1,9 @@
 #!/bin/sh
 # Sets up everything the Makefile's targets need, and does nothing where that is there already.
 #
-#   Debian packages   prometheus, curl, dataset-fashion-mnist; python3.X-venv and libpython3.X where Python came without
-#                     ensurepip or its shared library                                        (only these need root)
+#   Debian packages   prometheus, curl, dataset-fashion-mnist; wrk and nghttp2-client (h2load) for `make bench`;
+#                     python3.X-venv and libpython3.X where Python came without ensurepip or its shared library
+#                                                                                            (only these need root)
 #   .venv             this project and its tools
 #   .venv-triton      NVIDIA's Triton server with ONNX Runtime, apart because its stub needs numpy < 2
 #
@@ -48,6 +49,8 @@ install_debian_packages() {
     wanted=""
     command -v prometheus >/dev/null && command -v promtool >/dev/null || wanted="$wanted prometheus"
     command -v curl >/dev/null || wanted="$wanted curl"
+    command -v wrk >/dev/null || wanted="$wanted wrk"
+    command -v h2load >/dev/null || wanted="$wanted nghttp2-client"
     [ -d /usr/share/datasets/fashion-mnist ] || wanted="$wanted dataset-fashion-mnist"
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         wanted="$wanted $(python_package)-venv"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.postprocess import Array
+from contract.postprocess import Array, interpret
 from contract.profile import MISSING, OTHER, PREDICTION, Feature, Profile, categorical_feature, ordered_feature
 from contract.schema import (
     ClassificationPostprocess,
@@ -81,6 +81,10 @@ class Observer:
             for feature in self.features
             if feature.kind == "categorical"
         }
+
+    def interpret(self, outputs: Tensors) -> Array | None:
+        """What a batch's outputs mean, as `assign` wants it."""
+        return interpret(self._contract.postprocess, outputs)
 
     def assign(self, tensors: Tensors, observed: Values, meaning: Array | None) -> dict[str, NDArray[np.intp]]:
         """Index into its bins `[N]` for every feature that this batch shows."""

@@ -1,17 +1,36 @@
 """The composition root: everything a gateway is made of, put together in one place."""
 
 import asyncio
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from contract import ContractError, Repository
+from gateway.balance import BalanceMetrics, Balancer
 from gateway.dataplane import DataPlane
+from gateway.feedback import Feedback
+from gateway.hot import HotEndpoints, HotPath
+from gateway.journal import Journal
+from gateway.key_ring import KeyRing
+from gateway.log import RequestLog
 from gateway.metric import Metrics
-from gateway.rest import HotPath, add_error_handlers, health_routes, predict_routes, v2_routes
+from gateway.page import Documents, docs_routes
+from gateway.rest import (
+    add_error_handlers,
+    control_routes,
+    generate_routes,
+    health_routes,
+    predict_routes,
+    v2_routes,
+)
+from gateway.route_file import RouteFile
 from gateway.setting import Settings
+from gateway.shadow import Shadow
+from gateway.trace import create_tracer
 from gateway.upstream import TritonUpstream, Upstream
 from gateway.v2 import server_version
 
@@ -19,23 +38,50 @@ from gateway.v2 import server_version
 def create_plane(
     settings: Settings, *, upstream: Upstream | None = None, registry: CollectorRegistry | None = None
 ) -> DataPlane:
-    """The data plane of one process. Must be called in a running event loop when no upstream is given."""
+    """The data plane of one process. Must be called in a running event loop.
+
+    Raises RouteError or KeyRingError when the routes or the feedback keys can't be read.
+    """
+    registry = registry or CollectorRegistry()
     repository = Repository(settings.repository)
-    metrics = Metrics(registry or CollectorRegistry(), _thresholds_s(repository))
-    return DataPlane(settings, upstream or TritonUpstream(settings.triton), repository, metrics)
+    keys = KeyRing.load(settings.feedback_keys) if settings.feedback_keys is not None else None
+    requests = RequestLog(sys.stdout, sample=settings.log_sample)
+    lost = Gauge(
+        "gateway_log_lost_lines",
+        "Request log lines not written: nobody read them, or too many errors a second.",
+        registry=registry,
+    )
+    lost.set_function(lambda: requests.dropped + requests.suppressed)
+    tracer = create_tracer(settings.trace_endpoint, "tidegate-gateway", settings.trace_sample)
+    shadow = Shadow(registry)
+    return DataPlane(
+        settings,
+        upstream or _triton(settings, registry),
+        repository,
+        Metrics(registry, _thresholds_s(repository)),
+        routes=RouteFile.load(settings.routes, registry, on_change=shadow.prepare),
+        shadow=shadow,
+        feedback=Feedback(keys, registry, clock=time.time),
+        journal=Journal(requests, tracer),
+    )
 
 
 @asynccontextmanager
 async def running(plane: DataPlane) -> AsyncIterator[None]:
-    """Keep a plane's catalog fresh, and close the plane at the end, when nothing is in flight any more."""
+    """Keep a plane's catalog and routes fresh, and close the plane at the end, when nothing is in flight any more."""
     await plane.catalog.refresh()
-    watch = asyncio.create_task(plane.catalog.watch(plane.settings.poll_interval_s))
+    watches = [
+        asyncio.create_task(plane.catalog.watch(plane.settings.poll_interval_s)),
+        asyncio.create_task(plane.routes.watch(plane.settings.poll_interval_s)),
+        asyncio.create_task(plane.feedback.watch(plane.settings.poll_interval_s)),
+    ]
     try:
         yield
     finally:
-        watch.cancel()
+        for watch in watches:
+            watch.cancel()
         with suppress(asyncio.CancelledError):
-            await watch
+            await asyncio.gather(*watches, return_exceptions=True)
         await plane.close()
 
 
@@ -45,15 +91,22 @@ def create_app(plane: DataPlane) -> FastAPI:
         title="Tidegate",
         summary="Ask models: what they mean, or their tensors.",
         version=server_version(),
-        openapi_url="/openapi.json",
-        docs_url="/docs",
+        openapi_url=None,
+        docs_url=None,
         redoc_url=None,
     )
-    for routes in (health_routes, predict_routes, v2_routes):
+    documents = Documents(app.openapi, plane.catalog.models, plane.max_items, plane.catalog.repository.version_dir)
+    app.include_router(docs_routes(documents))
+    for routes in (health_routes, predict_routes, v2_routes, generate_routes, control_routes):
         app.include_router(routes(plane))
     add_error_handlers(app)
-    app.add_middleware(HotPath, plane=plane)
+    app.add_middleware(HotPath, endpoints=HotEndpoints(plane))
     return app
+
+
+def _triton(settings: Settings, registry: CollectorRegistry) -> Upstream:
+    addresses = [address.strip() for address in settings.triton.split(",")]
+    return Balancer(addresses, TritonUpstream, metrics=BalanceMetrics(registry))
 
 
 def _thresholds_s(repository: Repository) -> set[float]:

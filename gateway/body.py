@@ -3,46 +3,78 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import orjson
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from contract.schema import ImagePreprocess, Preprocess, TablePreprocess, TextPreprocess
-from gateway.dataplane import Call
+from gateway.encoding import decoder as decoder_of
 from gateway.error import BodyTooLarge, ClientGone, DeadlineExceeded, InvalidRequest, UnsupportedMedia
 
 IMAGE_FIELD, IMAGES_FIELD = "image", "images"
 
 
-async def read_body(request: Request, call: Call, limit_bytes: int) -> bytes:
-    """The whole body; reading stops at the limit, and at the call's deadline.
+class Body:
+    """The body of one ASGI request."""
 
-    Raises BodyTooLarge, DeadlineExceeded, ClientGone, or UnsupportedMedia for a compressed body.
-    """
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise UnsupportedMedia(f"expected a body without content encoding, got {encoding!r:.40}")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit_bytes:
-        raise BodyTooLarge(f"expected a body of at most {limit_bytes} bytes, got {declared:.20}")
-    parts: list[bytes] = []
-    size_bytes = 0
-    try:
-        async with asyncio.timeout(call.remaining_s):
-            async for part in request.stream():
-                size_bytes += len(part)
-                if size_bytes > limit_bytes:
-                    raise BodyTooLarge(f"expected a body of at most {limit_bytes} bytes, got more")
-                parts.append(part)
-    except TimeoutError:
-        raise DeadlineExceeded(f"the body did not arrive in time; {size_bytes} bytes came") from None
-    except ClientDisconnect:
-        raise ClientGone("the client went away") from None
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    def __init__(self, receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: int) -> None:
+        self._receive = receive
+        self._headers = headers
+        self._limit_bytes = limit_bytes
+        self._end = asyncio.Event()
+        self.complete = False
+
+    async def read(self, deadline: float) -> bytes:
+        """The whole body, decompressed; reading stops at the limit, and at the deadline (monotonic seconds).
+
+        Raises BodyTooLarge, DeadlineExceeded, ClientGone, UnsupportedMedia or InvalidRequest.
+        """
+        decoder = decoder_of(header_text(self._headers, b"content-encoding") or "identity", self._limit_bytes)
+        declared = header_text(self._headers, b"content-length") or "0"
+        if declared.isdecimal() and int(declared[:20]) > self._limit_bytes:
+            raise BodyTooLarge(f"expected a body of at most {self._limit_bytes} bytes, got {declared:.20}")
+        parts: list[bytes] = []
+        size_bytes = 0
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                while not self.complete:
+                    part = await self._next()
+                    part = part if decoder is None else decoder.feed(part)
+                    size_bytes += len(part)
+                    if size_bytes > self._limit_bytes:
+                        raise BodyTooLarge(f"expected a body of at most {self._limit_bytes} bytes, got more")
+                    if part:
+                        parts.append(part)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the body did not arrive in time; {size_bytes} bytes came") from None
+        if decoder is not None:
+            decoder.finish()
+        self._end.set()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def gone(self) -> None:
+        """Return when the client goes away after its body was read."""
+        await self._end.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client went away")
+        self.complete = not message.get("more_body", False)
+        return bytes(message.get("body", b""))
+
+
+def header_text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    """A header's value as text; None when it wasn't sent."""
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def read_json(body: bytes) -> dict[str, Any]:
@@ -56,15 +88,15 @@ def read_json(body: bytes) -> dict[str, Any]:
     return document
 
 
-async def read_items(request: Request, body: bytes, spec: Preprocess, max_items: int) -> list[Any]:
+async def read_items(headers: Mapping[bytes, bytes], body: bytes, spec: Preprocess, max_items: int) -> list[Any]:
     """The items of a predict request, in whichever form the content type names."""
-    content_type = request.headers.get("content-type", "")
+    content_type = header_text(headers, b"content-type") or ""
     media = content_type.partition(";")[0].strip().lower()
     if media == "application/json":
         return _from_json(read_json(body), spec)
     if isinstance(spec, ImagePreprocess):
         if media == "multipart/form-data":
-            return await _from_multipart(request, body, max_items)
+            return await _from_multipart(content_type, body, max_items)
         if media.startswith("image/") or media == "application/octet-stream":
             return [body]
         raise UnsupportedMedia(
@@ -105,11 +137,12 @@ def _from_base64(item: Any) -> bytes:
         raise InvalidRequest("expected an image file in base64, got text that is not base64") from None
 
 
-async def _from_multipart(request: Request, body: bytes, max_items: int) -> list[bytes]:
+async def _from_multipart(content_type: str, body: bytes, max_items: int) -> list[bytes]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=max_items, max_fields=1, max_part_size=len(body))
+    headers = Headers({"content-type": content_type})
+    parser = MultiPartParser(headers, stream(), max_files=max_items, max_fields=1, max_part_size=len(body))
     parser.spool_max_size = len(body) + 1  # the body is in memory already: nothing goes to disk
     try:
         form = await parser.parse()

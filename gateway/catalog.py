@@ -5,8 +5,8 @@ A new version is picked up, and a lost Triton noticed and found again, without a
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract import Contract, ContractError, ContractNotFound, Repository
@@ -33,6 +33,10 @@ class Served:
     contract: Contract | None = None
     observer: Observer | None = None
     preprocess: Preprocessor | None = None
+    label: str = field(init=False)  # how metrics name it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", f"{self.name}/{self.version}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,14 @@ class Catalog:
         on_change: Callable[[Change], None],
         on_up: Callable[[bool], None],
     ) -> None:
-        self._repository = repository
+        self.repository = repository
         self._upstream = upstream
         self._on_change = on_change
         self._on_up = on_up
         self._served: Mapping[str, Mapping[str, Served]] = {}
+        self._newest: Mapping[str, Served] = {}
         self._known: frozenset[str] = frozenset()
+        self._listed: frozenset[Key] = frozenset()
         self._refused: dict[Key, str] = {}
         self._stamps: dict[Key, object] = {}
         self._up = False
@@ -85,6 +91,8 @@ class Catalog:
 
     def find(self, name: str, version: str | None) -> Served:
         """The version asked for, or the newest one; UnknownModel or UpstreamUnavailable when it isn't served."""
+        if self._up and not version and name in self._newest:  # what nearly every request asks
+            return self._newest[name]
         versions = self._served.get(name)
         if not self._up and (versions or name in self._known):
             raise UpstreamUnavailable("the inference server is not available")
@@ -93,13 +101,24 @@ class Catalog:
                 raise UpstreamUnavailable(f"model {name!r} is not ready")
             raise UnknownModel(f"unknown model {name!r:.80}; models are {sorted(self._served)}")
         if not version:
-            return versions[newest(versions)]
+            return self._newest[name]
         try:
             return versions[version]
         except KeyError:
+            if (name, version) in self._listed:
+                raise UpstreamUnavailable(f"model {name!r} version {version} is not ready") from None
             raise UnknownModel(
                 f"model {name!r} has no version {version!r:.40}; versions are {sorted(versions, key=int)}"
             ) from None
+
+    async def changes_of_readiness(self) -> AsyncIterator[bool]:
+        """Yield `ready` now, and whenever it changes."""
+        said: bool | None = None
+        while True:
+            if said is not self.ready:
+                said = self.ready
+                yield said
+            await asyncio.sleep(_DOWN_INTERVAL_S)
 
     async def watch(self, interval_s: float) -> None:
         """Refresh for ever."""
@@ -134,7 +153,7 @@ class Catalog:
         """
         fresh = {}
         for key in ready - {(s.name, s.version) for versions in self._served.values() for s in versions.values()}:
-            stamp = _stamp(self._repository.version_dir(*key))
+            stamp = _stamp(self.repository.version_dir(*key))
             if key in self._refused and self._stamps.get(key) == stamp:
                 continue
             self._stamps[key] = stamp
@@ -148,10 +167,10 @@ class Catalog:
 
     def _serve(self, name: str, version: str) -> Served:
         try:
-            contract = self._repository.contract(name, version)
+            contract = self.repository.contract(name, version)
         except ContractNotFound:
             return Served(name, version)
-        prepare = preprocessor(contract, self._repository.version_dir(name, version))
+        prepare = preprocessor(contract, self.repository.version_dir(name, version))
         return Served(name, version, contract, Observer(contract), prepare)
 
     def _swap(self, index: Sequence[IndexEntry], ready: set[Key], fresh: dict[Key, Served]) -> None:
@@ -160,6 +179,7 @@ class Catalog:
         self._stamps = {key: stamp for key, stamp in self._stamps.items() if key in ready}
         self._refused = {key: reason for key, reason in self._refused.items() if key in ready}
         self._known = frozenset(entry.name for entry in index)
+        self._listed = frozenset((entry.name, entry.version) for entry in index)
         added = tuple(served for key, served in after.items() if before.get(key) is not served)
         removed = tuple(served for key, served in before.items() if after.get(key) is not served)
         if not added and not removed:
@@ -169,6 +189,7 @@ class Catalog:
         for (name, version), served in sorted(after.items()):
             models.setdefault(name, {})[version] = served
         self._served = models
+        self._newest = {name: versions[newest(versions)] for name, versions in models.items()}
 
     def _set_up(self, up: bool, reason: str) -> None:
         if up != self._up:

@@ -1,7 +1,7 @@
 """Coalescing: while a call to Triton is in flight, what arrives is gathered and sent as one batch when it returns.
 
 No timer is involved: an idle gateway sends at once, and a busy one batches exactly as much as it has to. A lane
-serves one model version and one signature (datatypes and sample shapes), so that its requests can be joined.
+serves one model version and one signature (datatypes, sample shapes, priority), so that its requests can be joined.
 
 What it keeps: a request that was cancelled, or whose deadline passed while it waited, is never sent; it neither stalls
 nor fails its batch. A call is cancelled when nobody waits on it any more. When a batch is refused, its
@@ -11,7 +11,7 @@ members are tried once more one by one, so that one bad request never fails its 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,23 +22,58 @@ from gateway.error import DeadlineExceeded, UpstreamFailed, UpstreamRefused
 
 Values = dict[str, NDArray[Any]]
 
+_GRAIN_S = 0.005  # how exactly a deadline is kept
 
-@dataclass(frozen=True, slots=True)
+
 class Result:
     """What a whole batch came back as. Arrays are `[N, ...]`."""
 
-    inputs: Values
-    outputs: Values
-    meaning: NDArray[Any] | None
+    __slots__ = ("_interpret", "_meaning", "inputs", "num_samples", "outputs")
+
+    def __init__(
+        self, inputs: Values, outputs: Values, num_samples: int, interpret: Callable[[Values], NDArray[Any] | None]
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.num_samples = num_samples
+        self._interpret: Callable[[Values], NDArray[Any] | None] | None = interpret
+        self._meaning: NDArray[Any] | None = None
+
+    @property
+    def meaning(self) -> NDArray[Any] | None:
+        """What the outputs mean, worked out once, when somebody asks: for the whole batch it costs what one costs."""
+        if self._interpret is not None:
+            self._meaning, self._interpret = self._interpret(self.outputs), None
+        return self._meaning
 
 
-@dataclass(frozen=True, slots=True)
 class Inference:
-    """One request's share of a batch, and how long the call to Triton took that carried it."""
+    """One request's share of a batch, and how long the call took that carried it."""
 
-    outputs: Values
-    meaning: NDArray[Any] | None
-    upstream_s: float
+    __slots__ = ("_result", "_share", "upstream_s")
+
+    def __init__(self, result: Result, share: slice | None, upstream_s: float) -> None:
+        self._result = result
+        self._share = share
+        self.upstream_s = upstream_s
+
+    @property
+    def outputs(self) -> Values:
+        """The request's rows of each output."""
+        if self._share is None:
+            return self._result.outputs
+        return {name: array[self._share] for name, array in self._result.outputs.items()}
+
+    @property
+    def meaning(self) -> NDArray[Any] | None:
+        """The request's rows of what the outputs mean."""
+        meaning = self._result.meaning
+        return meaning if meaning is None or self._share is None else meaning[self._share]
+
+    @property
+    def batch_samples(self) -> int:
+        """How many samples the batch had."""
+        return self._result.num_samples
 
 
 @dataclass(eq=False, slots=True)
@@ -49,9 +84,11 @@ class Entry:
     observed: Values
     num_samples: int
     deadline: float
+    priority: int
     done: asyncio.Future[Inference]
+    span: Any = None
     alone: bool = False
-    sent: bool = False
+    call: "_Call | None" = None
 
 
 class Executor:
@@ -73,27 +110,37 @@ class Executor:
         self.on_result = on_result
         self.on_retry = on_retry
         self._on_expired = on_expired
-        self._lanes: dict[Any, _Lane] = {}
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._deadlines = _Deadlines(self._expire)
 
-    async def submit(self, tensors: Tensors, observed: Values, num_samples: int, deadline: float) -> Inference:
+    async def submit(
+        self,
+        tensors: Tensors,
+        observed: Values,
+        num_samples: int,
+        deadline: float,
+        priority: int = 0,
+        span: Any = None,
+    ) -> Inference:
         """Wait for this request's share of a batch, until `deadline` (monotonic seconds).
 
         Raises DeadlineExceeded, or whatever `run` raised for this request.
         """
-        signature = (*((name, array.dtype, array.shape[1:]) for name, array in tensors.items()), *observed)
+        parts = [(name, array.dtype.str, array.shape[1:]) for name, array in tensors.items()]
+        signature = (priority, *parts, *observed)
         lane = self._lanes.get(signature)
         if lane is None:
             lane = self._lanes[signature] = _Lane(self, signature)
-        entry = Entry(tensors, observed, num_samples, deadline, asyncio.get_running_loop().create_future())
+        done: asyncio.Future[Inference] = asyncio.get_running_loop().create_future()
+        entry = Entry(tensors, observed, num_samples, deadline, priority, done, span)
+        self._deadlines.add(entry)
         lane.push(entry)
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await entry.done
-        except TimeoutError:
-            if not entry.sent:
-                self._on_expired()
-            raise DeadlineExceeded("the request's time was up before the model answered") from None
+            return await done
         finally:
+            self._deadlines.discard(entry)
+            if entry.call is not None:
+                entry.call.leave()
             self.release(lane)
 
     def release(self, lane: "_Lane") -> None:
@@ -101,13 +148,20 @@ class Executor:
         if lane.idle and self._lanes.get(lane.signature) is lane:
             del self._lanes[lane.signature]
 
+    def _expire(self, entry: Entry) -> None:
+        if entry.done.done():
+            return
+        if entry.call is None:
+            self._on_expired()
+        entry.done.set_exception(DeadlineExceeded("the request's time was up before the model answered"))
+
 
 class _Lane:
-    def __init__(self, executor: Executor, signature: Any) -> None:
+    def __init__(self, executor: Executor, signature: Hashable) -> None:
         self.signature = signature
         self._executor = executor
         self._waiting: deque[Entry] = deque()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: set[_Call] = set()
 
     @property
     def idle(self) -> bool:
@@ -115,17 +169,17 @@ class _Lane:
 
     def push(self, entry: Entry) -> None:
         self._waiting.append(entry)
-        self._send()
+        if len(self._calls) < self._executor.max_calls:
+            self._send()
 
     def _send(self) -> None:
         while self._waiting and len(self._calls) < self._executor.max_calls:
             batch = self._take()
             if not batch:
                 return
-            call = asyncio.get_running_loop().create_task(self._call(batch))
+            call = _Call(self, batch)
             self._calls.add(call)
-            call.add_done_callback(self._returned)
-            self._cancel_with_last_waiter(call, batch)
+            call.task.add_done_callback(lambda _, call=call: self._returned(call))  # type: ignore[misc]
 
     def _take(self) -> list[Entry]:
         """Take the next batch off the queue, in order of arrival, leaving out who no longer waits."""
@@ -140,13 +194,13 @@ class _Lane:
             if batch and (entry.num_samples > room or entry.alone):
                 break
             batch.append(self._waiting.popleft())
-            entry.sent = True
             room -= entry.num_samples
             if entry.alone:
                 break
         return batch
 
-    async def _call(self, batch: Sequence[Entry]) -> None:
+    async def serve(self, batch: Sequence[Entry]) -> None:
+        """Run a batch and tell everyone in it."""
         sent = time.monotonic()
         try:
             result = await self._executor.run(batch, max(entry.deadline for entry in batch) - sent)
@@ -165,37 +219,84 @@ class _Lane:
     def _retry_alone(self, batch: Sequence[Entry]) -> None:
         waiting = [entry for entry in batch if not entry.done.done()]
         for entry in reversed(waiting):
-            entry.alone = True
+            entry.alone, entry.call = True, None
             self._waiting.appendleft(entry)
         self._executor.on_retry(len(waiting))
 
-    def _returned(self, call: asyncio.Task[None]) -> None:
+    def _returned(self, call: "_Call") -> None:
         self._calls.discard(call)
         self._send()
         self._executor.release(self)
 
-    @staticmethod
-    def _cancel_with_last_waiter(call: asyncio.Task[None], batch: Sequence[Entry]) -> None:
-        waiting = len(batch)
 
-        def left(_: asyncio.Future[Inference]) -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting == 0:
-                call.cancel()  # does nothing to a call that returned
+class _Call:
+    """A batch in flight. It is cancelled when the last of those who wait on it has left."""
 
+    def __init__(self, lane: _Lane, batch: Sequence[Entry]) -> None:
+        self._waiting = len(batch)
         for entry in batch:
-            entry.done.add_done_callback(left)
+            entry.call = self
+        self.task = asyncio.get_running_loop().create_task(lane.serve(batch))
+
+    def leave(self) -> None:
+        self._waiting -= 1
+        if self._waiting == 0:
+            self.task.cancel()  # does nothing to a call that returned
+
+
+class _Deadlines:
+    """One timer for all entries instead of one each: nearly every entry is answered long before its deadline."""
+
+    def __init__(self, expire: Callable[[Entry], None]) -> None:
+        self._expire = expire
+        self._due: dict[int, set[Entry]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = 0
+
+    def add(self, entry: Entry) -> None:
+        tick = int(entry.deadline / _GRAIN_S) + 1
+        due = self._due.get(tick)
+        if due is None:
+            due = self._due[tick] = set()
+            if self._timer is None or tick < self._next:
+                self._arm(tick)
+        due.add(entry)
+
+    def discard(self, entry: Entry) -> None:
+        tick = int(entry.deadline / _GRAIN_S) + 1
+        due = self._due.get(tick)
+        if due is not None:
+            due.discard(entry)
+            if not due:
+                del self._due[tick]
+
+    def _arm(self, tick: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next = tick
+        delay_s = tick * _GRAIN_S - time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(max(delay_s, 0), self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = time.monotonic() / _GRAIN_S
+        for tick in [tick for tick in self._due if tick <= now]:
+            for entry in self._due.pop(tick):
+                self._expire(entry)
+        if self._due:
+            self._arm(min(self._due))
 
 
 def _share(batch: Sequence[Entry], result: Result, upstream_s: float) -> None:
+    if len(batch) == 1:
+        if not batch[0].done.done():
+            batch[0].done.set_result(Inference(result, None, upstream_s))
+        return
     first = 0
     for entry in batch:
         share = slice(first, first := first + entry.num_samples)
         if not entry.done.done():
-            outputs = {name: array[share] for name, array in result.outputs.items()}
-            meaning = None if result.meaning is None else result.meaning[share]
-            entry.done.set_result(Inference(outputs, meaning, upstream_s))
+            entry.done.set_result(Inference(result, share, upstream_s))
 
 
 def _fail(batch: Sequence[Entry], error: Exception) -> None:

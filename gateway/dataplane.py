@@ -5,185 +5,252 @@ HTTP and gRPC only translate. Each wraps its work in `call`, which times it, cou
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 from contract import Contract, Repository
 from contract.postprocess import answers, interpret
 from contract.preprocess import Prepared, Preprocessor
 from contract.tensor import Tensors, check_inputs, datatype_of
+from gateway.call import Ask, Call
 from gateway.catalog import Catalog, Change, Served, newest
 from gateway.coalesce import Entry, Executor, Inference, Result, Values
-from gateway.error import DeadlineExceeded, InvalidRequest, Overloaded, UpstreamFailed, UpstreamUnavailable
-from gateway.metric import OTHER, Metrics
-from gateway.outcome import OK, outcome_of
+from gateway.error import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    UnknownModel,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from gateway.feedback import Feedback
+from gateway.journal import Journal
+from gateway.metric import OTHER, Metrics, VersionSeries
+from gateway.observation import Observation
+from gateway.outcome import OK, Outcome, outcome_of
+from gateway.route import Choice, Target
+from gateway.route_file import RouteFile
 from gateway.setting import Settings
+from gateway.shadow import Answer, Shadow
 from gateway.upstream import Upstream, concatenate
+from gateway.v2 import InferRequest
 
 log = logging.getLogger(__name__)
 
+MAX_PRIORITY = 9
+
 _DEADLINE_SLACK_S = 0.01
-
-
-@dataclass(slots=True)
-class Call:
-    """One request in hand. Times are monotonic seconds."""
-
-    served: Served
-    started: float
-    deadline: float
-    stages: dict[str, float] = field(default_factory=dict)
-    _marked: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._marked = self.started
-
-    @property
-    def remaining_s(self) -> float:
-        """Time left; DeadlineExceeded when there is none."""
-        remaining = self.deadline - time.monotonic()
-        if remaining <= 0:
-            raise DeadlineExceeded("the request's time was up before the model was asked")
-        return remaining
-
-    def mark(self, stage: str) -> float:
-        """End a stage: it took all the time since the last mark. The stages so add up to the whole request."""
-        now = time.monotonic()
-        took, self._marked = now - self._marked, now
-        self.stages[stage] = self.stages.get(stage, 0.0) + took
-        return took
-
-    def mark_inference(self, upstream_s: float) -> None:
-        """Divide the time since the last mark into waiting for a batch and the call to Triton."""
-        waited = self.mark("queue")
-        self.stages["queue"] -= min(upstream_s, waited)
-        self.stages["upstream"] = self.stages.get("upstream", 0.0) + min(upstream_s, waited)
+_OURS = {"timeout", "priority", "binary_data_output"}
 
 
 class DataPlane:
-    """Serves the versions of a catalog through an upstream."""
+    """Serves the versions of a catalog through an upstream, as the routes say."""
 
-    def __init__(self, settings: Settings, upstream: Upstream, repository: Repository, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        upstream: Upstream,
+        repository: Repository,
+        metrics: Metrics,
+        *,
+        routes: RouteFile,
+        shadow: Shadow,
+        feedback: Feedback,
+        journal: Journal,
+    ) -> None:
         self.settings = settings
         self.upstream = upstream
         self.metrics = metrics
+        self.routes = routes
+        self.shadow = shadow
+        self.feedback = feedback
+        self.journal = journal
         self.catalog = Catalog(repository, upstream, on_change=self._changed, on_up=metrics.upstream_up.set)
         metrics.contract_errors.set_function(lambda: len(self.catalog.refused))
-        self._inflight = 0
+        self.inflight = 0
+        self._configs: dict[Served, Any] = {}
+        self._observations: dict[Served, Observation] = {}
         self._executors: dict[Served, Executor] = {}
         self._threads = ThreadPoolExecutor(settings.preprocess_threads, thread_name_prefix="preprocess")
 
-    @contextmanager
-    def call(self, protocol: str, name: str, version: str | None, timeout_s: float | None = None) -> Iterator[Call]:
-        """Hold one request: find its version, take a slot, and when it ends, however it ends, count it.
+    def call(self, ask: Ask) -> "_Hold":
+        """Hold one request: find who serves it, take a slot, and when it ends, however it ends, count it.
 
-        Raises UnknownModel, UpstreamUnavailable or Overloaded; passes on whatever the body raises.
+        A context manager that gives the `Call`. Raises UnknownModel, UpstreamUnavailable or Overloaded; passes on
+        whatever the body raises.
         """
-        started = time.monotonic()
-        limit_s = self.settings.request_timeout_s
-        deadline = started + (limit_s if timeout_s is None else min(timeout_s, limit_s))
-        labels, outcome = self._labels(name, version), OK
-        try:
-            served = self.catalog.find(name, version)
-            labels = (served.name, served.version)
-            call = Call(served, started, deadline)
-            with self._slot(served):
-                kind = "pinned" if version else "latest"
-                self.metrics.route.labels(served.name, f"{served.name}/{served.version}", kind).inc()
-                yield call
-            call.mark("postprocess")
-            for stage, took in call.stages.items():
-                self.metrics.stage.labels(served.name, stage).observe(took)
-        except BaseException as exc:
-            outcome = outcome_of(exc)
-            if isinstance(exc, asyncio.CancelledError) and time.monotonic() > deadline - _DEADLINE_SLACK_S:
-                outcome = outcome_of(DeadlineExceeded())  # gRPC cancels a call whose deadline passes
-            raise
-        finally:
-            self.metrics.requests.labels(*labels, protocol, str(outcome.status)).inc()
-            if outcome is OK or outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
-                self.metrics.duration.labels(*labels, protocol).observe(time.monotonic() - started)
+        return _Hold(self, ask)
 
     async def predict(self, call: Call, items: Sequence[Any]) -> list[dict[str, Any]]:
         """Answer N items (image bytes, texts, rows) with one JSON object each."""
-        contract, prepare = call.served.contract, call.served.preprocess
-        if contract is None or prepare is None:
-            raise InvalidRequest(f"model {call.served.name!r} takes tensors; send them by the V2 protocol")
-        most = self.max_items(contract)
-        if not 1 <= len(items) <= most:
-            raise InvalidRequest(f"expected 1 to {most} items in one request, got {len(items)}")
         call.mark("admit")
-        prepared = await self._prepare(call, prepare, items)
-        call.mark("preprocess")
-        inference = await self._infer(call, contract, prepared.tensors, prepared.observed)
-        return answers(contract.postprocess, inference.outputs, inference.meaning)
+        inference = await self._serve(call, partial(self._predict_by, call, items))
+        contract = call.served.contract
+        assert contract is not None
+        predictions = answers(contract.postprocess, inference.outputs, inference.meaning)
+        self.feedback.sign(contract, inference.meaning, predictions)
+        return predictions
+
+    async def infer(self, call: Call, request: InferRequest) -> Values:
+        """Answer a V2 request's tensors with all of the model's outputs."""
+        call.mark("admit")
+        parameters = _heed(call, request.parameters) if request.parameters else None
+        ask = partial(self._infer_by, call, request.tensors, parameters)
+        return (await self._serve(call, ask)).outputs
+
+    async def config(self, served: Served) -> Any:
+        """Triton's `ModelConfigResponse` of a version, asked for once: a version's configuration never changes."""
+        if served not in self._configs:
+            timeout_s = self.settings.request_timeout_s
+            self._configs[served] = await self.upstream.model_config(served.name, served.version, timeout_s)
+        return self._configs[served]
 
     def max_items(self, contract: Contract) -> int:
         """How many items one predict request may hold."""
         return min(self.settings.max_items, contract.batch.max)
 
-    async def _prepare(self, call: Call, prepare: Preprocessor, items: Sequence[Any]) -> Prepared:
+    async def close(self) -> None:
+        """Let go of threads and connections."""
+        self.count_now()
+        await self.shadow.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self.upstream.close()
+        await asyncio.to_thread(self.journal.close, self.settings.drain_timeout_s)
+
+    def count_now(self) -> None:
+        """Count the features of what was inferred up to now, instead of in a moment."""
+        for observation in self._observations.values():
+            observation.count()
+
+    def find(self, ask: Ask) -> tuple[Served, Choice | None]:
+        """Who serves a request: what its route chose, or the version that it names."""
+        choice = self.routes.table.choose(
+            ask.name, ask.version, ask.headers, ready=self._is_ready, random=random.random
+        )
+        if choice is None:
+            return self.catalog.find(ask.name, ask.version), None
+        for target in (choice.target, *choice.fallbacks):
+            if self._is_ready(target):
+                return self._target(target), choice
+        return self._target(choice.target), choice
+
+    def series_of(self, ask: Ask) -> VersionSeries:
+        """The series of a request that nobody served: those of who should have, as far as that is known."""
+        choice = self.routes.table.choose(
+            ask.name, ask.version, ask.headers, ready=lambda _: True, random=random.random
+        )
+        name, version = ask.name, ask.version
+        if choice is not None:
+            name, version = choice.target.model, None if choice.target.version is None else str(choice.target.version)
+        versions = self.catalog.models().get(name)
+        return self.metrics.series(name, version or (newest(versions) if versions else OTHER))
+
+    def _is_ready(self, target: Target) -> bool:
+        try:
+            self._target(target)
+        except (UnknownModel, UpstreamUnavailable):
+            return False
+        return True
+
+    def _target(self, target: Target) -> Served:
+        return self.catalog.find(target.model, None if target.version is None else str(target.version))
+
+    async def _serve(self, call: Call, ask: "_AskBy") -> Inference:
+        """Ask the call's target, and those it falls back to when that fails or takes too long; offer a shadow copy."""
+        choice = call.choice
+        if choice is None:
+            return await ask(call.served, call.deadline)
+        inference = await self._ask_in_turn(call, choice, ask)
+        if choice.shadow is not None:
+            self._offer_shadow(call, choice, inference, ask)
+        return inference
+
+    async def _ask_in_turn(self, call: Call, choice: Choice, ask: "_AskBy") -> Inference:
+        left = [target for target in choice.fallbacks if self._is_ready(target)]
+        while True:
+            deadline = call.deadline
+            if left and choice.fallback_after_s is not None:
+                deadline = min(deadline, time.monotonic() + choice.fallback_after_s)
+            try:
+                return await ask(call.served, deadline)
+            except (UpstreamError, DeadlineExceeded) as exc:
+                if not left or isinstance(exc, UpstreamRefused) or call.deadline <= time.monotonic():
+                    raise
+                call.mark("upstream")
+                call.served = self._target(left.pop(0))
+                self.metrics.routed(choice.route, call.served.label, "fallback")
+                log.debug("route %s falls back to %s/%s: %s", choice.route, call.served.name, call.served.version, exc)
+
+    def _offer_shadow(self, call: Call, choice: Choice, inference: Inference, ask: "_AskBy") -> None:
+        assert choice.shadow is not None
+        try:
+            target = self._target(Target(model=choice.shadow.model, version=choice.shadow.version))
+        except (UnknownModel, UpstreamUnavailable):
+            return
+
+        async def ask_shadow() -> Answer:
+            shadowed = await ask(target, time.monotonic() + self.settings.request_timeout_s)
+            return Answer(shadowed.outputs, shadowed.meaning)
+
+        self.shadow.offer(
+            choice, Answer(inference.outputs, inference.meaning), ask_shadow, request_id=call.ask.request_id
+        )
+
+    async def _predict_by(self, call: Call, items: Sequence[Any], served: Served, deadline: float) -> Inference:
+        contract, prepare = served.contract, served.preprocess
+        if contract is None or prepare is None:
+            raise InvalidRequest(f"model {served.name!r} takes tensors; send them by the V2 protocol")
+        most = self.max_items(contract)
+        if not 1 <= len(items) <= most:
+            raise InvalidRequest(f"expected 1 to {most} items in one request, got {len(items)}")
+        prepared = await self._prepare(prepare, items, deadline)
+        call.mark("preprocess")
+        return await self._coalesced(call, served, contract, prepared.tensors, prepared.observed, deadline)
+
+    async def _infer_by(
+        self, call: Call, tensors: Tensors, parameters: Mapping[str, Any] | None, served: Served, deadline: float
+    ) -> Inference:
+        if served.contract is not None and not parameters:
+            return await self._coalesced(call, served, served.contract, tensors, {}, deadline)
+        if served.contract is not None:
+            check_inputs(served.contract.inputs, served.contract.batch, tensors)
+        self.metrics.series(served.name, served.version).attempts.inc()
+        outputs = await self.upstream.infer(
+            served.name, served.version, tensors, deadline - time.monotonic(),
+            priority=call.priority, parameters=parameters, metadata=self.journal.upstream_metadata([call.span]),
+        )  # fmt: skip
+        call.mark("upstream")
+        return Inference(Result({}, outputs, 1, lambda _: None), None, 0.0)
+
+    async def _prepare(self, prepare: Preprocessor, items: Sequence[Any], deadline: float) -> Prepared:
         """Prepare items on the loop where that is cheaper than a change of threads, and off it otherwise."""
         try:
             if prepare.quick(items):
-                return prepare(items, deadline=call.deadline)
-            work = partial(prepare, items, deadline=call.deadline)
-            async with asyncio.timeout(call.remaining_s):
+                return prepare(items, deadline=deadline)
+            work = partial(prepare, items, deadline=deadline)
+            async with asyncio.timeout(deadline - time.monotonic()):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except TimeoutError:
             raise DeadlineExceeded("the request's time was up while its input was prepared") from None
 
-    async def infer(self, call: Call, tensors: Tensors) -> Values:
-        """Answer a V2 request's tensors with all of the model's outputs."""
-        contract = call.served.contract
-        call.mark("admit")
-        if contract is None:
-            self.metrics.attempts.labels(call.served.name).inc()
-            outputs = await self.upstream.infer(call.served.name, call.served.version, tensors, call.remaining_s)
-            call.mark("upstream")
-            return outputs
-        inference = await self._infer(call, contract, tensors, {})
-        return inference.outputs
-
-    async def close(self) -> None:
-        """Let go of threads and connections."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        await self.upstream.close()
-
-    def _labels(self, name: str, version: str | None) -> tuple[str, str]:
-        """Labels of a request that isn't routed yet: the version it would go to, also while Triton is away."""
-        versions = self.catalog.models().get(name)
-        if versions is None:
-            return self.metrics.label_of(name), OTHER
-        return name, (version if version in versions else OTHER) if version else newest(versions)
-
-    @contextmanager
-    def _slot(self, served: Served) -> Iterator[None]:
-        if self._inflight >= self.settings.max_inflight:
-            self.metrics.shed.labels(served.name, "capacity").inc()
-            raise Overloaded(f"the gateway has {self._inflight} requests in hand, its limit; try again in a second")
-        inflight = self.metrics.inflight.labels(served.name)
-        self._inflight += 1
-        inflight.inc()
-        try:
-            yield
-        finally:
-            self._inflight -= 1
-            inflight.dec()
-
-    async def _infer(self, call: Call, contract: Contract, tensors: Tensors, observed: Values) -> Inference:
+    async def _coalesced(
+        self, call: Call, served: Served, contract: Contract, tensors: Tensors, observed: Values, deadline: float
+    ) -> Inference:
         num_samples = check_inputs(contract.inputs, contract.batch, tensors)
-        ordered = {spec.name: tensors[spec.name] for spec in contract.inputs}
-        executor = self._executors.get(call.served)
+        if len(tensors) > 1:  # in one order, so that requests that name them in another can be joined
+            tensors = {spec.name: tensors[spec.name] for spec in contract.inputs}
+        executor = self._executors.get(served)
         if executor is None:  # the version went away between the request's arrival and now
-            raise UpstreamUnavailable(f"model {contract.name!r} version {contract.version} is no longer served")
-        _ = call.remaining_s
-        inference = await executor.submit(ordered, observed, num_samples, call.deadline)
+            raise UpstreamUnavailable(f"model {served.name!r} version {served.version} is no longer served")
+        inference = await executor.submit(tensors, observed, num_samples, deadline, call.priority, call.span)
+        call.batch_samples = inference.batch_samples
         call.mark_inference(inference.upstream_s)
         return inference
 
@@ -191,44 +258,133 @@ class DataPlane:
         """Take over the catalog's new versions and let go of the old ones."""
         for served in change.removed:
             self._executors.pop(served, None)
+            self._configs.pop(served, None)
+            if served in self._observations:
+                self._observations.pop(served).count()
             self.metrics.retire(served.name, served.version)
         for served in change.added:
             if served.contract is None or served.observer is None:
                 self.metrics.serve_without_contract(served.name, served.version)
             else:
                 self.metrics.serve(served.contract, served.observer)
+                self.feedback.serve(served.contract)
                 self._executors[served] = self._executor(served, served.contract)
             log.info("serving %s version %s", served.name, served.version)
 
+    def _observation(self, served: Served) -> Callable[[Sequence[Entry], Result], None]:
+        if not self.settings.counting:
+            return lambda _, __: None
+        observation = self._observations[served] = Observation(served, self.metrics)
+        return observation.add
+
     def _executor(self, served: Served, contract: Contract) -> Executor:
+        series = self.metrics.series(served.name, served.version)
+
         async def run(batch: Sequence[Entry], timeout_s: float) -> Result:
             inputs = concatenate([entry.tensors for entry in batch])
             num_samples = sum(entry.num_samples for entry in batch)
-            self.metrics.attempts.labels(served.name).inc()
-            self.metrics.batch_size.labels(served.name).observe(num_samples)
-            outputs = await self.upstream.infer(served.name, served.version, inputs, timeout_s)
+            series.attempts.inc()
+            series.batch_size.observe(num_samples)
+            outputs = await self.upstream.infer(
+                served.name, served.version, inputs, timeout_s, priority=batch[0].priority,
+                metadata=self.journal.upstream_metadata([entry.span for entry in batch]),
+            )  # fmt: skip
             _check_outputs(contract, num_samples, outputs)
-            return Result(inputs, outputs, interpret(contract.postprocess, outputs))
+            return Result(inputs, outputs, num_samples, partial(interpret, contract.postprocess))
 
         return Executor(
             run,
             max_batch=contract.batch.max,
             max_calls=self.settings.upstream_calls,
-            on_result=lambda batch, result: self._count(served, batch, result),
-            on_retry=self.metrics.retries.labels(served.name).inc,
-            on_expired=self.metrics.shed.labels(served.name, "deadline").inc,
+            on_result=self._observation(served),
+            on_retry=series.retries.inc,
+            on_expired=series.shed["deadline"].inc,
         )
 
-    def _count(self, served: Served, batch: Sequence[Entry], result: Result) -> None:
-        """Count a batch's features; whatever goes wrong here, the requests were answered."""
-        assert served.observer is not None
+
+_AskBy = Callable[[Served, float], Awaitable[Inference]]
+
+
+class _Hold:
+    """The context of one call: the one place that takes and frees slots, and counts how requests end."""
+
+    __slots__ = ("_ask", "_call", "_deadline", "_plane", "_series", "_span", "_started")
+
+    def __init__(self, plane: DataPlane, ask: Ask) -> None:
+        self._plane = plane
+        self._ask = ask
+        self._call: Call | None = None
+        self._series: VersionSeries | None = None
+        self._span = plane.journal.begin(ask)
+
+    def __enter__(self) -> Call:
+        plane, ask = self._plane, self._ask
+        self._started = started = time.monotonic()
+        limit_s = plane.settings.request_timeout_s
+        self._deadline = started + (limit_s if ask.timeout_s is None else min(ask.timeout_s, limit_s))
         try:
-            observed = concatenate([entry.observed for entry in batch])
-            assigned = served.observer.assign(result.inputs, observed, result.meaning)
-            self.metrics.features.count(served.name, served.version, assigned)
-        except Exception:
-            self.metrics.observation_errors.labels(served.name).inc()
-            log.exception("features of a batch of %s version %s can't be counted", served.name, served.version)
+            return self._admit()
+        except BaseException as exc:
+            self.__exit__(type(exc), exc, None)
+            raise
+
+    def _admit(self) -> Call:
+        plane, ask = self._plane, self._ask
+        served, choice = plane.find(ask)
+        if choice is not None and choice.deadline_s is not None:
+            self._deadline = min(self._deadline, self._started + choice.deadline_s)
+        self._series = series = plane.metrics.series(served.name, served.version)
+        if plane.inflight >= plane.settings.max_inflight:
+            series.shed["capacity"].inc()
+            raise Overloaded(f"the gateway has {plane.inflight} requests in hand, its limit; try again in a second")
+        plane.inflight += 1
+        series.inflight.num += 1
+        plane.metrics.routed(
+            served.name if choice is None else choice.route,
+            served.label,
+            choice.kind if choice is not None else "pinned" if ask.version else "latest",
+        )
+        self._call = Call(ask, self._started, self._deadline, self._started, served, choice, span=self._span)
+        return self._call
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
+        plane, call, now = self._plane, self._call, time.monotonic()
+        outcome = OK if exc is None else self._outcome(exc, now)
+        if call is None:
+            series = plane.series_of(self._ask)
+        else:
+            assert self._series is not None
+            plane.inflight -= 1
+            self._series.inflight.num -= 1
+            series = plane.metrics.series(call.served.name, call.served.version)
+            if exc is None:
+                call.mark("postprocess")
+                for stage, took in zip(series.stages, call.stages, strict=True):
+                    stage.observe(took)
+        series.requests[self._ask.protocol][outcome.status].inc()
+        if outcome is OK or outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
+            series.duration[self._ask.protocol].observe(now - self._started)
+        plane.journal.end(self._ask, call, self._span, outcome, exc, now - self._started)
+
+    def _outcome(self, exc: BaseException, now: float) -> Outcome:
+        if isinstance(exc, asyncio.CancelledError) and now > self._deadline - _DEADLINE_SLACK_S:
+            return outcome_of(DeadlineExceeded())  # gRPC cancels a call whose deadline passes
+        return outcome_of(exc)
+
+
+def _heed(call: Call, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the parameters that the gateway itself acts upon; what is left is the model's."""
+    left = {name: value for name, value in parameters.items() if name not in _OURS}
+    timeout, priority = parameters.get("timeout"), parameters.get("priority")
+    if timeout is not None:
+        if not isinstance(timeout, int) or timeout <= 0:
+            raise InvalidRequest(f"expected a positive number of microseconds in 'timeout', got {timeout!r:.40}")
+        call.deadline = min(call.deadline, call.started + timeout / 1e6)
+    if priority is not None:
+        if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
+            raise InvalidRequest(f"expected a priority of 0 to {MAX_PRIORITY}, got {priority!r:.40}")
+        call.priority = priority
+    return left
 
 
 def _check_outputs(contract: Contract, num_samples: int, outputs: Values) -> None:

@@ -6,6 +6,7 @@ GatewayError
 ├── BodyTooLarge         the body is longer than the gateway takes
 ├── UnsupportedMedia     a content type or encoding that the endpoint doesn't read
 ├── Overloaded           the gateway has as many requests in hand as it takes
+├── ConfigurationError   the gateway can't start with what it was given
 ├── ClientGone           the client went away before its answer
 ├── DeadlineExceeded     the request's time is up
 └── UpstreamError        Triton didn't give an answer
@@ -17,6 +18,10 @@ GatewayError
 
 class GatewayError(Exception):
     """Root of everything the gateway raises on purpose. The message is one sentence for the client."""
+
+
+class ConfigurationError(GatewayError):
+    """The gateway can't start with what it was given."""
 
 
 class InvalidRequest(GatewayError):
@@ -52,7 +57,11 @@ class UpstreamError(GatewayError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """Triton can't be reached, or the model isn't ready there."""
+    """Triton can't be reached, or the model isn't ready there. `unsent`: the call surely wasn't begun there."""
+
+    def __init__(self, message: str = "", *, unsent: bool = False) -> None:
+        super().__init__(message)
+        self.unsent = unsent
 
 
 class UpstreamRefused(UpstreamError):

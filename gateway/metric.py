@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -16,6 +16,7 @@ from contract import Contract
 from contract.observation import Observer
 from contract.profile import PREDICTION, Feature
 from gateway.outcome import STATUSES
+from gateway.timing import Count, Counters, Histograms
 
 PROTOCOLS = ("predict", "v2_http", "v2_grpc")
 STAGES = ("admit", "preprocess", "queue", "upstream", "postprocess")
@@ -31,6 +32,33 @@ _STAGE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 _BATCH_BUCKETS = tuple(float(2**k) for k in range(9))
 
 
+class Hand:
+    """How many requests to a model are in hand."""
+
+    __slots__ = ("num",)
+
+    def __init__(self) -> None:
+        self.num = 0
+
+
+class VersionSeries:
+    """The series that a request to one version touches, looked up once and kept."""
+
+    def __init__(self, metrics: "Metrics", name: str, version: str) -> None:
+        self.requests = {
+            protocol: {status: metrics.requests.child(name, version, protocol, str(status)) for status in STATUSES}
+            for protocol in PROTOCOLS
+        }
+        self.duration = {protocol: metrics.duration.child(name, version, protocol) for protocol in PROTOCOLS}
+        self.stages = tuple(metrics.stage.child(name, stage) for stage in STAGES)
+        self.inflight = metrics.hand(name)
+        self.batch_size = metrics.batch_size.child(name)
+        self.attempts = metrics.attempts.child(name)
+        self.retries = metrics.retries.child(name)
+        self.shed = {reason: metrics.shed.child(name, reason) for reason in SHED_REASONS}
+        self.observation_errors = metrics.observation_errors.child(name)
+
+
 class Metrics:
     """The metrics of one gateway process.
 
@@ -40,63 +68,49 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry, thresholds_s: Iterable[float] = ()) -> None:
         self.registry = registry
-        buckets = sorted({*_BUCKETS, *thresholds_s})
-        self.requests = Counter(
+        self.requests = Counters(
             "gateway_requests_total",
             "Requests by how they ended; the code is the HTTP status, for gRPC its equivalent.",
             ("model", "version", "protocol", "code"),
-            registry=registry,
         )
-        self.duration = Histogram(
+        self.duration = Histograms(
             "gateway_request_duration_seconds",
             "Time from the request's arrival to its answer.",
             ("model", "version", "protocol"),
-            buckets=buckets,
-            registry=registry,
+            sorted({*_BUCKETS, *thresholds_s}),
         )
-        self.stage = Histogram(
+        self.stage = Histograms(
             "gateway_stage_duration_seconds",
             "Time a request spent in each stage; the stages add up to the request.",
             ("model", "stage"),
-            buckets=_STAGE_BUCKETS,
-            registry=registry,
+            _STAGE_BUCKETS,
         )
-        self.inflight = Gauge("gateway_inflight_requests", "Requests in hand.", ("model",), registry=registry)
-        self.batch_size = Histogram(
-            "gateway_batch_size",
-            "Samples in one call to Triton.",
-            ("model",),
-            buckets=_BATCH_BUCKETS,
-            registry=registry,
-        )
-        self.shed = Counter(
-            "gateway_shed_total",
-            "Requests turned away before Triton saw them.",
-            ("model", "reason"),
-            registry=registry,
-        )
-        self.attempts = Counter(
-            "gateway_upstream_attempts_total", "Calls made to Triton.", ("model",), registry=registry
-        )
-        self.retries = Counter(
+        self.batch_size = Histograms("gateway_batch_size", "Samples in one call to Triton.", ("model",), _BATCH_BUCKETS)
+        self.shed = Counters("gateway_shed_total", "Requests turned away before Triton saw them.", ("model", "reason"))
+        self.attempts = Counters("gateway_upstream_attempts_total", "Calls made to Triton.", ("model",))
+        self.retries = Counters(
             "gateway_upstream_retries_total",
             "Requests sent to Triton once more, alone, after their batch was refused.",
             ("model",),
-            registry=registry,
         )
-        self.upstream_up = Gauge("gateway_upstream_up", "1 while Triton answers and is ready.", registry=registry)
-        self.route = Counter(
+        self.route = Counters(
             "gateway_route_total",
-            "Requests by the model asked for and the version that served; kind says who chose the version.",
+            "Requests by the name asked for and the version that served; kind says who chose the version.",
             ("route", "target", "kind"),
-            registry=registry,
         )
-        self.observation_errors = Counter(
+        self.observation_errors = Counters(
             "gateway_observation_errors_total",
             "Batches whose features couldn't be counted; the requests were answered.",
             ("model",),
-            registry=registry,
         )
+        self.features = FeatureCounts()
+        for collector in (
+            *(self.requests, self.duration, self.stage, self.batch_size, self.shed, self.attempts),
+            *(self.retries, self.route, self.observation_errors, self.features),
+        ):
+            registry.register(collector)
+        self.inflight = Gauge("gateway_inflight_requests", "Requests in hand.", ("model",), registry=registry)
+        self.upstream_up = Gauge("gateway_upstream_up", "1 while Triton answers and is ready.", registry=registry)
         self.contract_errors = Gauge(
             "gateway_contract_errors", "Versions not served because their contract can't be read.", registry=registry
         )
@@ -109,14 +123,31 @@ class Metrics:
                 ("availability_objective_ratio", "Share of requests that should be answered."),
             )
         }
-        self.features = FeatureCounts()
-        registry.register(self.features)
-        self._names: set[str] = set()
+        self._series: dict[tuple[str, str], VersionSeries] = {}
+        self._hands: dict[str, Hand] = {}
+        self._routed: dict[tuple[str, str, str], Count] = {}
         self._prepare(OTHER, OTHER)
 
-    def label_of(self, name: str) -> str:
-        """The label for a model that a client names: its own once a version of it was served, else `other`."""
-        return name if name in self._names else OTHER
+    def hand(self, name: str) -> Hand:
+        """The requests in hand of a model, the same for all of its versions."""
+        hand = self._hands.get(name)
+        if hand is None:
+            hand = self._hands[name] = Hand()
+            self.inflight.labels(name).set_function(lambda: hand.num)
+        return hand
+
+    def series(self, name: str, version: str) -> VersionSeries:
+        """The series of a served version, or those of `other`, for whatever a client names that isn't one."""
+        found = self._series.get((name, version)) or self._series.get((name, OTHER))
+        return found or self._series[OTHER, OTHER]
+
+    def routed(self, route: str, target: str, kind: str) -> None:
+        """Count one request by who was asked for and who serves; all three come from us, never from a client."""
+        key = (route, target, kind)
+        series = self._routed.get(key)
+        if series is None:
+            series = self._routed[key] = self.route.child(*key)
+        series.inc()
 
     def serve(self, contract: Contract, observer: Observer) -> None:
         """Make every series of a version that is about to be served."""
@@ -140,21 +171,12 @@ class Metrics:
         self.features.retire(name, version)
 
     def _prepare(self, name: str, version: str) -> None:
-        self._names.add(name)
-        for protocol in PROTOCOLS:
-            for known in {version, OTHER}:  # a version that a client names wrongly is `other`
-                self.duration.labels(name, known, protocol)
-                for status in STATUSES:
-                    self.requests.labels(name, known, protocol, str(status))
-        for stage in STAGES:
-            self.stage.labels(name, stage)
-        for reason in SHED_REASONS:
-            self.shed.labels(name, reason)
+        for known in (version, OTHER):  # a version that a client names wrongly is `other`
+            if (name, known) not in self._series:
+                self._series[name, known] = VersionSeries(self, name, known)
         if name != OTHER:
             for kind in ("pinned", "latest"):
-                self.route.labels(name, f"{name}/{version}", kind)
-        for metric in (self.inflight, self.batch_size, self.attempts, self.retries, self.observation_errors):
-            metric.labels(name)
+                self.route.child(name, f"{name}/{version}", kind)
 
 
 class FeatureCounts(Collector):

@@ -1,31 +1,80 @@
-"""Bounds on one HTTP connection that the server itself doesn't set: requests waiting on it, and time to send a header.
+"""One HTTP connection: bounded in what it may keep waiting, and answering hot requests itself.
 
 uvicorn reads on while pipelined requests wait, so one client that never reads answers could fill the memory; and it
-waits for ever for the rest of a header.
+waits for ever for the rest of a header. And its way from bytes to an ASGI application and back costs as much as all
+that we do for a small request: one that has arrived whole is answered from here, by the same endpoints.
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.hot import Endpoint, Exchange, HotEndpoints, Reply, answer
 
 MAX_PIPELINED = 16
 HEADER_TIMEOUT_S = 10.0
+MAX_HOT_BODY_BYTES = 256 * 1024  # what is larger is read by and by, within a deadline and against a slot
+
+_WATCH_S = 2.5
+_WRITE_TIMEOUT_S = 30.0
+_MAX_KNOWN_PATHS = 1024
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection that pipelines too much, or takes too long over a request's header."""
+class _Cycle:
+    """A hot request in hand, in the place where the server keeps its own: it looks at these attributes."""
 
-    _header_timer: asyncio.TimerHandle | None = None
+    __slots__ = ("body", "disconnected", "keep_alive", "message_event", "response_complete", "task")
+    task: asyncio.Task[None]
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.response_complete = self.disconnected = False
+        self.message_event = _NO_EVENT
+        self.body = bytearray()
+
+
+class _NoEvent:
+    def set(self) -> None:
+        """Nobody waits."""
+
+
+_NO_EVENT = _NoEvent()
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """A connection. `endpoints` and `max_connections` are set on a subclass made by `protocol_of`."""
+
+    endpoints: HotEndpoints
+    max_connections: int
+    known: dict[bytes, tuple[Endpoint, str, str | None]]
+
+    _hot: Exchange | None = None
+    _endpoint: Endpoint | None = None
+    _task: asyncio.Task[None] | None = None
+    _watch: asyncio.TimerHandle | None = None
+    _begun = False  # a request has begun to arrive, and not arrived whole
+    _last = False  # the server is going away: what has begun is answered, and then no more
+    _since = 0.0  # when the connection last began to wait for the client
+    _patience_s = HEADER_TIMEOUT_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first header."""
         super().connection_made(transport)
-        self._expect_header()
+        self._parts: list[bytes] = []
+        self._wait_for_client(HEADER_TIMEOUT_S)
+        self._watch = self.loop.call_later(_WATCH_S, self._look)
+        if len(self.connections) > self.max_connections:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        self._stop_timer()
+        """Stop whatever was done for the client that went away."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._task is not None:
+            self._task.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -36,23 +85,143 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin to wait for the rest of the header."""
-        self._expect_header()
+        self._begun = True
+        self._wait_for_client(HEADER_TIMEOUT_S)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Stop waiting: from here on the request's own deadline holds."""
-        self._stop_timer()
-        super().on_headers_complete()
+        """Take a hot request, or give any other to the server."""
+        exchange = self._take()
+        if exchange is None:
+            self._patience_s = 0.0  # from here on the request's own deadline holds
+            self._begun = False
+            super().on_headers_complete()
+            if self._last:
+                self.cycle.keep_alive = False
+        else:
+            self._hot = exchange
+            self._wait_for_client(HEADER_TIMEOUT_S)
 
-    def _expect_header(self) -> None:
-        self._stop_timer()
-        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._give_up)
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body."""
+        if self._hot is not None:
+            self._parts.append(body)
+        else:
+            super().on_body(body)
 
-    def _stop_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
+    def on_message_complete(self) -> None:
+        """Start to work on a hot request, now that all of it is here."""
+        exchange, self._hot = self._hot, None
+        if exchange is None:
+            super().on_message_complete()
+            return
+        assert self._endpoint is not None
+        self._begun, self._patience_s = False, 0.0
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts = []
+        exchange.read = partial(_whole, body)
+        cycle = _Cycle(self.parser.should_keep_alive() and not self._last)
+        self.cycle = cycle  # type: ignore[assignment]
+        self._task = cycle.task = self.loop.create_task(self._serve(cycle, self._endpoint, exchange))
+        self.tasks.add(cycle.task)
 
-    def _give_up(self, *_: Any) -> None:
-        if not self.transport.is_closing():
+    def on_response_complete(self) -> None:
+        """Turn to the next request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self._wait_for_client(self.timeout_keep_alive)
+
+    def shutdown(self) -> None:
+        """Close once what the client has begun to send is answered."""
+        if self._begun:
+            self._last = True
+        else:
+            super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say, as every other error is said, that what came is no HTTP; and close."""
+        body = orjson.dumps({"error": f"the request is not valid HTTP/1.1: {msg}"})
+        self.transport.write(Reply(body, 400).encode(keep_alive=False))
+        self.transport.close()
+
+    def _take(self) -> Exchange | None:
+        """The request as an exchange when it is a hot one that can be answered from here; else None."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if busy or self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
+            return None
+        found = self.known.get(self.url) or self._learn()
+        if found is None or self.expect_100_continue or self.parser.should_upgrade():
+            return None
+        headers = dict(self.headers)
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or int(length[:8]) > MAX_HOT_BODY_BYTES or b"transfer-encoding" in headers:
+            return None
+        if b"content-encoding" in headers:
+            return None
+        self._endpoint, name, version = found
+        return Exchange(name, version, headers, _unread, self.client[0] if self.client else None)
+
+    def _learn(self) -> tuple[Endpoint, str, str | None] | None:
+        if b"%" in self.url or b"?" in self.url:
+            return None
+        found = self.endpoints.find(self.url.decode("latin-1"))
+        if found is not None:
+            if len(self.known) >= _MAX_KNOWN_PATHS:
+                self.known.clear()
+            self.known[self.url] = found
+        return found
+
+    async def _serve(self, cycle: _Cycle, endpoint: Endpoint, exchange: Exchange) -> None:
+        try:
+            reply = await answer(endpoint, exchange)
+            if self.flow.write_paused:
+                await self._drain()
+            if self.transport.is_closing():
+                return
+            self.transport.write(reply.encode(cycle.keep_alive))
+            cycle.response_complete = True
+            if not cycle.keep_alive:
+                self.transport.close()
+            self._task = None
+            self.on_response_complete()
+        except asyncio.CancelledError:
+            pass  # the client went away
+        finally:
+            self.tasks.discard(cycle.task)
+
+    async def _drain(self) -> None:
+        try:
+            async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                await self.flow.drain()
+        except TimeoutError:
+            self.transport.abort()  # a client that doesn't read
+
+    def _wait_for_client(self, patience_s: float) -> None:
+        self._since, self._patience_s = self.loop.time(), patience_s
+
+    def _look(self) -> None:
+        """Every few seconds: has the client kept us waiting for too long? One timer a connection is cheap."""
+        if self._patience_s and self.loop.time() - self._since > self._patience_s:
             self.transport.close()
+        if not self.transport.is_closing():
+            self._watch = self.loop.call_later(_WATCH_S, self._look)
+
+
+def protocol_of(endpoints: HotEndpoints, max_connections: int) -> type[GatewayProtocol]:
+    """The protocol class over a plane's endpoints, as the server wants it."""
+    members: dict[str, Any] = {"endpoints": endpoints, "max_connections": max_connections, "known": {}}
+    return type("GatewayProtocol", (GatewayProtocol,), members)
+
+
+async def _whole(body: bytes, _: float) -> bytes:
+    return body
+
+
+async def _unread(_: float) -> bytes:
+    raise AssertionError("the body is there before the endpoint is called")

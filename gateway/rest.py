@@ -1,35 +1,34 @@
-"""The HTTP side: translates requests into calls of the data plane, and errors into short JSON."""
+"""The HTTP side apart from the hot endpoints: health, metadata, feedback, routes, documentation; and errors."""
 
 import logging
-from collections.abc import Awaitable, Callable
+import time
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
+from google.protobuf.json_format import MessageToDict
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import Response, StreamingResponse
 
 from contract import Contract, ContractError
-from gateway.body import field_names, read_body, read_items, read_json
+from gateway.body import Body, field_names, read_json
+from gateway.call import Ask
+from gateway.catalog import Served
 from gateway.dataplane import DataPlane
-from gateway.error import GatewayError, InvalidRequest
-from gateway.outcome import message_of, outcome_of
-from gateway.v2 import (
-    SERVER_NAME,
-    read_inputs,
-    requested_outputs,
-    select,
-    server_version,
-    write_metadata,
-    write_outputs,
-)
+from gateway.error import GatewayError, UnknownModel
+from gateway.generate import events, generate, stream
+from gateway.hot import EXTENSIONS, Reply, error_reply
+from gateway.log import request_id
+from gateway.route_file import describe
+from gateway.schema import feedback_schema
+from gateway.v2 import SERVER_NAME, server_version, write_metadata
 
 log = logging.getLogger(__name__)
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+_JSON_LIMIT_BYTES = 1024 * 1024
+_TEXT_FIELDS = {"name", "version", "key", "string_value", "label_filename", "default_model_filename"}
 
 _PREDICT_BODY = {
     "requestBody": {
@@ -48,7 +47,6 @@ _PREDICT_BODY = {
                     "type": "object",
                     "description": "One of `image`, `text`, `row`, or a list in `images`, `texts`, `rows`.",
                 },
-                "example": {"image": "<a PNG or JPEG file in base64>"},
             },
         },
     }
@@ -94,40 +92,6 @@ def reply(document: Any, status: int = 200, headers: dict[str, str] | None = Non
     return Response(body, status, headers, media_type="application/json")
 
 
-class HotPath:
-    """Answers the two requests that matter for speed before the framework's routing, which costs more than they do.
-
-    The framework knows the same endpoints, so that they are in its documentation; a test holds the two together.
-    """
-
-    def __init__(self, app: ASGIApp, plane: DataPlane) -> None:
-        self._app = app
-        self._endpoints = {("v1", "predict"): predict_endpoint(plane), ("v2", "infer"): infer_endpoint(plane)}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on."""
-        found = self._find(scope) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if found is None:
-            await self._app(scope, receive, send)
-            return
-        endpoint, scope["path_params"] = found
-        try:
-            response = await endpoint(Request(scope, receive))
-        except (GatewayError, ContractError) as exc:
-            response = error_reply(exc)
-        await response(scope, receive, send)
-
-    def _find(self, scope: Scope) -> tuple[Endpoint, dict[str, str]] | None:
-        match scope["path"].split("/"):
-            case ["", root, "models", name, verb] if name and (root, verb) in self._endpoints:
-                return self._endpoints[root, verb], {"name": name}
-            case ["", root, "models", name, "versions", version, verb] if (
-                name and version and (root, verb) in self._endpoints
-            ):
-                return self._endpoints[root, verb], {"name": name, "version": version}
-        return None
-
-
 def health_routes(plane: DataPlane) -> APIRouter:
     """`/health/live` and `/health/ready`, and the same under the protocol's names."""
     router = APIRouter(tags=["health"])
@@ -161,26 +125,8 @@ def predict_routes(plane: DataPlane) -> APIRouter:
         plane.catalog.find(name, None)
         return reply(_describe(plane, name))
 
-    predict = predict_endpoint(plane)
-    for path, summary in (("", "Ask the newest version"), ("/versions/{version}", "Ask one version")):
-        router.post(f"/models/{{name}}{path}/predict", summary=summary, openapi_extra=_PREDICT_BODY)(predict)
+    _add_hot(router, "predict", ("Ask the newest version", "Ask one version"), _PREDICT_BODY)
     return router
-
-
-def predict_endpoint(plane: DataPlane) -> Endpoint:
-    """Answer what a client means: images, texts or rows."""
-
-    async def predict(request: Request) -> Response:
-        name, version = request.path_params["name"], request.path_params.get("version")
-        with plane.call("predict", name, version) as call:
-            body = await read_body(request, call, plane.settings.max_body_bytes)
-            if call.served.contract is None:
-                raise InvalidRequest(f"model {call.served.name!r} takes tensors; send them by the V2 protocol")
-            items = await read_items(request, body, call.served.contract.preprocess, plane.settings.max_items)
-            predictions = await plane.predict(call, items)
-            return reply({"model": call.served.name, "version": call.served.version, "predictions": predictions})
-
-    return predict
 
 
 def v2_routes(plane: DataPlane) -> APIRouter:
@@ -189,12 +135,12 @@ def v2_routes(plane: DataPlane) -> APIRouter:
 
     @router.get("", summary="Server metadata")
     async def server() -> Response:
-        return reply({"name": SERVER_NAME, "version": server_version(), "extensions": []})
+        return reply({"name": SERVER_NAME, "version": server_version(), "extensions": EXTENSIONS})
 
     @router.get("/models/{name}", summary="Model metadata")
     @router.get("/models/{name}/versions/{version}", summary="Version metadata")
     async def metadata(request: Request) -> Response:
-        served = plane.catalog.find(request.path_params["name"], request.path_params.get("version"))
+        served = _served(plane, request)
         versions = plane.catalog.models()[served.name]
         if served.contract is not None:
             contract = served.contract
@@ -206,52 +152,82 @@ def v2_routes(plane: DataPlane) -> APIRouter:
         }
         return reply({"name": said.name, "versions": list(versions), "platform": said.platform, **tensors})
 
+    @router.get("/models/{name}/config", summary="Triton's configuration of the model")
+    @router.get("/models/{name}/versions/{version}/config", include_in_schema=False)
+    async def config(request: Request) -> Response:
+        served = _served(plane, request)
+        said = await plane.upstream.model_config(served.name, served.version, plane.settings.request_timeout_s)
+        return reply(_document(said.config))
+
+    @router.get("/models/stats", summary="Triton's statistics of all models")
+    @router.get("/models/{name}/stats", summary="Triton's statistics of the model")
+    @router.get("/models/{name}/versions/{version}/stats", include_in_schema=False)
+    async def statistics(request: Request) -> Response:
+        served = _served(plane, request) if "name" in request.path_params else None
+        name, version = (served.name, request.path_params.get("version") or "") if served else ("", "")
+        said = await plane.upstream.model_statistics(name, version, plane.settings.request_timeout_s)
+        return reply(_document(said))
+
     @router.get("/models/{name}/ready", summary="The model can be asked")
     @router.get("/models/{name}/versions/{version}/ready", summary="The version can be asked")
     async def model_ready(request: Request) -> Response:
-        plane.catalog.find(request.path_params["name"], request.path_params.get("version"))
+        _served(plane, request)
         return reply({"ready": True})
 
-    infer = infer_endpoint(plane)
-    for path, summary in (("", "Infer with the newest version"), ("/versions/{version}", "Infer with one version")):
-        router.post(f"/models/{{name}}{path}/infer", summary=summary, openapi_extra=_INFER_BODY)(infer)
+    _add_hot(router, "infer", ("Infer with the newest version", "Infer with one version"), _INFER_BODY)
     return router
 
 
-def infer_endpoint(plane: DataPlane) -> Endpoint:
-    """Answer tensors with tensors."""
+def generate_routes(plane: DataPlane) -> APIRouter:
+    """`generate` and `generate_stream`: plain JSON, for models that answer once, and those that answer in a stream."""
+    router = APIRouter(prefix="/v2", tags=["generate"])
 
-    async def infer(request: Request) -> Response:
-        name, version = request.path_params["name"], request.path_params.get("version")
-        with plane.call("v2_http", name, version) as call:
-            document = read_json(await read_body(request, call, plane.settings.max_body_bytes))
-            wanted = requested_outputs(document)
-            request_id = document.get("id", "")
-            if not isinstance(request_id, str):
-                raise InvalidRequest(f"expected a string in 'id', got {type(request_id).__name__}")
-            outputs = select(await plane.infer(call, read_inputs(document)), wanted)
-            answer: dict[str, Any] = {"model_name": call.served.name, "model_version": call.served.version}
-            if request_id:
-                answer["id"] = request_id
-            return reply(answer | {"outputs": write_outputs(outputs)})
+    @router.post("/models/{name}/generate", summary="Ask for one answer")
+    @router.post("/models/{name}/versions/{version}/generate", include_in_schema=False)
+    async def once(request: Request) -> Response:
+        return reply(await generate(plane, _ask(request), await _read_json(plane, request)))
 
-    return infer
+    @router.post("/models/{name}/generate_stream", summary="Ask for answers as server-sent events")
+    @router.post("/models/{name}/versions/{version}/generate_stream", include_in_schema=False)
+    async def streamed(request: Request) -> Response:
+        answers = stream(plane, _ask(request), await _read_json(plane, request))
+        first = await anext(answers, None)  # what goes wrong before the first answer still has a status of its own
+        return StreamingResponse(events(answers, first), media_type="text/event-stream")
+
+    return router
 
 
-def error_reply(exc: Exception) -> Response:
-    """One sentence, under the status of the error's outcome."""
-    outcome = outcome_of(exc)
-    if outcome.status == 500:
-        log.error("a request failed unexpectedly", exc_info=exc)
-    headers = {"Retry-After": str(outcome.retry_after_s)} if outcome.retry_after_s else None
-    return reply({"error": message_of(exc)}, outcome.status, headers)
+def control_routes(plane: DataPlane) -> APIRouter:
+    """Feedback, and what is in force of the routes."""
+    router = APIRouter(prefix="/v1")
+
+    body = {"required": True, "content": {"application/json": {"schema": feedback_schema()}}}
+
+    @router.post("/feedback", tags=["feedback"], summary="Tell true labels", openapi_extra={"requestBody": body})
+    async def feedback(request: Request) -> Response:
+        body = Body(request.receive, dict(request.scope["headers"]), _JSON_LIMIT_BYTES)
+        return reply(
+            plane.feedback.give(read_json(await body.read(time.monotonic() + plane.settings.request_timeout_s)))
+        )
+
+    @router.get("/routes", tags=["routes"], summary="The routes in force, and how their shadows agree")
+    async def routes() -> Response:
+        return reply(describe(plane.routes, plane.shadow))
+
+    @router.get("/routes/{name}/disagreements", tags=["routes"], summary="Where a shadow last answered otherwise")
+    async def disagreements(name: str) -> Response:
+        if plane.shadow.counts(name) is None:
+            raise UnknownModel(f"no route {name!r:.80} with a shadow")
+        return reply({"route": name, "disagreements": plane.shadow.counter_examples(name)})
+
+    return router
 
 
 def add_error_handlers(app: FastAPI) -> None:
     """Every error, the framework's own included, is `{"error": sentence}`."""
 
     async def ours(_: Request, exc: Exception) -> Response:
-        return error_reply(exc)
+        return _response(error_reply(exc))
 
     async def framework(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
@@ -291,3 +267,49 @@ def _describe_contract(contract: Contract, max_items: int) -> dict[str, Any]:
         "max_items": max_items,
         "evaluation": contract.evaluation.model_dump(),
     }
+
+
+def _ask(request: Request) -> Ask:
+    name, version = request.path_params["name"], request.path_params.get("version")
+    given = request_id(request.headers.get("x-request-id"))
+    return Ask("v2_http", name, version, request_id=given, headers=lambda: dict(request.headers))
+
+
+def _served(plane: DataPlane, request: Request) -> Served:
+    """Who serves the model or route in the path."""
+    return plane.find(_ask(request))[0]
+
+
+async def _read_json(plane: DataPlane, request: Request) -> dict[str, Any]:
+    body = Body(request.receive, dict(request.scope["headers"]), _JSON_LIMIT_BYTES)
+    return read_json(await body.read(time.monotonic() + plane.settings.request_timeout_s))
+
+
+def _document(message: Any) -> Any:
+    """A protobuf message as Triton's HTTP endpoint shows it: 64-bit integers stay numbers."""
+    return _numbers(MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+
+
+def _numbers(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: item if key in _TEXT_FIELDS else _numbers(item) for key, item in value.items()}
+        case list():
+            return [_numbers(item) for item in value]
+        case str() if value.lstrip("-").isdecimal():
+            return int(value)
+    return value
+
+
+def _add_hot(router: APIRouter, verb: str, summaries: tuple[str, str], extra: dict[str, Any]) -> None:
+    """Put a hot endpoint into the documentation: `HotPath` answers it before the framework sees it."""
+    for path, summary in zip(("", "/versions/{version}"), summaries, strict=True):
+        router.post(f"/models/{{name}}{path}/{verb}", summary=summary, openapi_extra=extra)(_never)
+
+
+async def _never() -> Response:
+    raise AssertionError("the hot path answers this before the framework")
+
+
+def _response(made: Reply) -> Response:
+    return Response(made.body, made.status, {k.decode(): v.decode() for k, v in made.headers}, "application/json")

@@ -1,6 +1,7 @@
 """The gateway's settings, from `TIDEGATE_*` environment variables or arguments."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,17 +13,29 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_", frozen=True, extra="forbid")
 
     repository: Path = Path("model_repository")
-    triton: str = "127.0.0.1:8001"
+    triton: str = "127.0.0.1:8001"  # host:port of its gRPC endpoint, or several, separated by commas
+    routes: Path | None = None
+    feedback_keys: Path | None = None
     host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)
     grpc_port: int = Field(default=8081, ge=0, le=65535)
-    metrics_port: int = Field(default=8082, ge=0, le=65535)
+    metrics_port: int = Field(default=8082, ge=0, le=65535)  # with several processes, the first of as many
+    processes: int = Field(default=1, ge=1, le=64)
+    share_ports: bool = False  # with other processes of this host: set for the processes of one gateway
 
     request_timeout_s: float = Field(default=10.0, gt=0)
     drain_timeout_s: float = Field(default=10.0, gt=0)
     poll_interval_s: float = Field(default=1.0, gt=0)
     max_inflight: int = Field(default=512, ge=1)
+    max_connections: int = Field(default=4096, ge=1)
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     max_items: int = Field(default=64, ge=1)
     upstream_calls: int = Field(default=2, ge=1)  # in flight per model, version and tensor signature
     preprocess_threads: int = Field(default=2, ge=1)
+    counting: bool = True  # metrics and drift: only a benchmark of their cost switches them off
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_json: bool = False
+    log_sample: float = Field(default=0.01, ge=0, le=1)  # share of the answered requests that get a line in the log
+    trace_endpoint: str | None = None  # OTLP over HTTP, for example http://collector:4318
+    trace_sample: float = Field(default=0.01, ge=0, le=1)

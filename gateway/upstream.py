@@ -3,7 +3,7 @@
 Source: https://github.com/kserve/open-inference-protocol and Triton's model-repository extension for the index.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,9 +23,16 @@ from gateway.error import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
+from gateway.http2.client import CallError, GrpcChannel
+
+Metadata = Sequence[tuple[str, str]]
 
 _SERVICE = "/inference.GRPCInferenceService/"
-_UNLIMITED = -1
+_STREAM_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),  # Triton is a neighbour, never behind the proxy to the world
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +54,30 @@ class Upstream(Protocol):
         UpstreamUnavailable unless the server is ready; UpstreamFailed when it is, but can't read its repository.
         """
 
-    async def infer(self, name: str, version: str, tensors: Tensors, timeout_s: float) -> dict[str, NDArray[Any]]:
-        """Run one batch and return all of the model's outputs."""
+    async def infer(
+        self,
+        name: str,
+        version: str,
+        tensors: Tensors,
+        timeout_s: float,
+        *,
+        priority: int = 0,
+        parameters: Mapping[str, Any] | None = None,
+        metadata: Metadata = (),
+    ) -> dict[str, NDArray[Any]]:
+        """Run one batch and return all of the model's outputs. Priority 0 is the model's default."""
+
+    def stream(self, requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
+        """Send `ModelInferRequest`s and yield `ModelStreamInferResponse`s, as many as the models make of them."""
 
     async def model_metadata(self, name: str, version: str, timeout_s: float) -> Any:
         """Return the server's `ModelMetadataResponse`."""
+
+    async def model_config(self, name: str, version: str, timeout_s: float) -> Any:
+        """Return the server's `ModelConfigResponse`."""
+
+    async def model_statistics(self, name: str, version: str, timeout_s: float) -> Any:
+        """Return the server's `ModelStatisticsResponse`; of all models when no name is given."""
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -61,57 +87,92 @@ class TritonUpstream:
     """A Triton at `address` (host:port of its gRPC endpoint)."""
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(
-            address,
-            options=(
-                ("grpc.enable_http_proxy", 0),  # Triton is a neighbour, never behind the proxy to the world
-                ("grpc.max_receive_message_length", _UNLIMITED),
-                ("grpc.max_send_message_length", _UNLIMITED),
-                # A Triton that comes back is found within a second, not after gRPC's default of up to two minutes.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-            ),
-        )
-        self._server_ready = self._method("ServerReady", pb.ServerReadyRequest, pb.ServerReadyResponse)
-        self._index = self._method("RepositoryIndex", pb.RepositoryIndexRequest, pb.RepositoryIndexResponse)
-        self._infer = self._method("ModelInfer", pb.ModelInferRequest, pb.ModelInferResponse)
-        self._metadata = self._method("ModelMetadata", pb.ModelMetadataRequest, pb.ModelMetadataResponse)
+        host, _, port = address.rpartition(":")
+        self._address = address
+        self._channel = GrpcChannel(host.strip("[]"), int(port))
+        self._streams: grpc.aio.Channel | None = None
 
     async def index(self, timeout_s: float) -> Sequence[IndexEntry]:
         """Everything in Triton's repository, loaded or not.
 
         UpstreamUnavailable unless Triton is ready; UpstreamFailed when it is, but can't read its repository.
         """
-        ready = await _answer(self._server_ready(pb.ServerReadyRequest(), timeout=timeout_s))
+        ready = await self._ask("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse, timeout_s)
         if not ready.ready:
             raise UpstreamUnavailable("the inference server is not ready")
         try:
-            index = await _answer(self._index(pb.RepositoryIndexRequest(), timeout=timeout_s))
+            index = await self._ask(
+                "RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse, timeout_s
+            )
         except UpstreamUnavailable as exc:  # it has just said that it is ready: the fault is its repository's
             raise UpstreamFailed("the inference server can't list its repository") from exc
         return [IndexEntry(m.name, m.version, m.state == "READY", m.reason) for m in index.models]
 
-    async def infer(self, name: str, version: str, tensors: Tensors, timeout_s: float) -> dict[str, NDArray[Any]]:
-        """Run one batch and return all of the model's outputs."""
+    async def infer(
+        self,
+        name: str,
+        version: str,
+        tensors: Tensors,
+        timeout_s: float,
+        *,
+        priority: int = 0,
+        parameters: Mapping[str, Any] | None = None,
+        metadata: Metadata = (),
+    ) -> dict[str, NDArray[Any]]:
+        """Run one batch and return all of the model's outputs. Priority 0 is the model's default."""
         request = pb.ModelInferRequest(model_name=name, model_version=version)
         for tensor, array in tensors.items():
             request.inputs.add(name=tensor, datatype=datatype_of(array), shape=array.shape)
             request.raw_input_contents.append(to_raw(array))
-        return read_outputs(await _answer(self._infer(request, timeout=timeout_s)))
+        if priority:
+            request.parameters["priority"].uint64_param = priority
+        if parameters:
+            write_parameters(request.parameters, parameters)
+        return read_outputs(await self._ask("ModelInfer", request, pb.ModelInferResponse, timeout_s, metadata))
+
+    async def stream(self, requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
+        """Send `ModelInferRequest`s and yield `ModelStreamInferResponse`s, as many as the models make of them."""
+        if self._streams is None:
+            self._streams = grpc.aio.insecure_channel(self._address, options=_STREAM_OPTIONS)
+        method = self._streams.stream_stream(
+            _SERVICE + "ModelStreamInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        try:
+            async for response in method(requests, timeout=timeout_s):
+                yield response
+        except grpc.aio.AioRpcError as exc:
+            raise _translate(exc.code(), exc.details() or "", unsent=False) from exc
 
     async def model_metadata(self, name: str, version: str, timeout_s: float) -> Any:
         """Return Triton's `ModelMetadataResponse`."""
-        return await _answer(self._metadata(pb.ModelMetadataRequest(name=name, version=version), timeout=timeout_s))
+        request = pb.ModelMetadataRequest(name=name, version=version)
+        return await self._ask("ModelMetadata", request, pb.ModelMetadataResponse, timeout_s)
+
+    async def model_config(self, name: str, version: str, timeout_s: float) -> Any:
+        """Return Triton's `ModelConfigResponse`."""
+        request = pb.ModelConfigRequest(name=name, version=version)
+        return await self._ask("ModelConfig", request, pb.ModelConfigResponse, timeout_s)
+
+    async def model_statistics(self, name: str, version: str, timeout_s: float) -> Any:
+        """Return Triton's `ModelStatisticsResponse`; of all models when no name is given."""
+        request = pb.ModelStatisticsRequest(name=name, version=version)
+        return await self._ask("ModelStatistics", request, pb.ModelStatisticsResponse, timeout_s)
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connections."""
         await self._channel.close()
+        if self._streams is not None:
+            await self._streams.close()
 
-    def _method(self, name: str, request: Any, response: Any) -> Any:
-        return self._channel.unary_unary(
-            _SERVICE + name, request_serializer=request.SerializeToString, response_deserializer=response.FromString
-        )
+    async def _ask(self, method: str, request: Any, response: Any, timeout_s: float, metadata: Metadata = ()) -> Any:
+        """One unary call; the one place that translates gRPC's errors of the upstream side."""
+        try:
+            answer = await self._channel.unary(_SERVICE + method, request.SerializeToString(), timeout_s, metadata)
+        except CallError as exc:
+            raise _translate(exc.code, exc.details, unsent=exc.unsent) from exc
+        return response.FromString(answer)
 
 
 def read_outputs(response: Any) -> dict[str, NDArray[Any]]:
@@ -127,22 +188,31 @@ def read_outputs(response: Any) -> dict[str, NDArray[Any]]:
         raise UpstreamFailed(f"the inference server's answer can't be read: {exc}") from exc
 
 
-async def _answer(call: Any) -> Any:
-    """Await a gRPC call and translate its errors: the one place that knows gRPC's codes of the upstream side."""
-    try:
-        return await call
-    except grpc.aio.AioRpcError as exc:
-        raise _translate(exc.code(), plain_reason(exc.details() or "")) from exc
+def write_parameters(into: Any, parameters: Mapping[str, Any]) -> None:
+    """Write request parameters (booleans, integers, floats, strings) into a protobuf map of them."""
+    for name, value in parameters.items():
+        match value:
+            case bool():
+                into[name].bool_param = value
+            case int() if value >= 2**63:
+                into[name].uint64_param = value
+            case int():
+                into[name].int64_param = value
+            case float():
+                into[name].double_param = value
+            case _:
+                into[name].string_param = value
 
 
-def _translate(code: grpc.StatusCode, details: str) -> UpstreamError | DeadlineExceeded:
+def _translate(code: grpc.StatusCode, details: str, *, unsent: bool) -> UpstreamError | DeadlineExceeded:
+    details = plain_reason(details)
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
             return UpstreamRefused(details)
         case grpc.StatusCode.NOT_FOUND:
-            return UpstreamUnavailable("the model is not loaded")
+            return UpstreamUnavailable("the model is not loaded", unsent=True)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.RESOURCE_EXHAUSTED | grpc.StatusCode.CANCELLED:
-            return UpstreamUnavailable("the inference server is not available")
+            return UpstreamUnavailable("the inference server is not available", unsent=unsent)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded("the inference server did not answer in time")
         case _:

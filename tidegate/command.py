@@ -192,6 +192,7 @@ def predict(
 def up(
     repository: RepositoryOption = REPOSITORY,
     state: Annotated[Path, typer.Option(help="Folder for logs and Prometheus' data.")] = STATE,
+    routes: Annotated[Path | None, typer.Option(help="Routes file of the gateway; docs/routes.md says how.")] = None,
     http_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's HTTP port.")] = 8080,
     grpc_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's gRPC port.")] = 8081,
     metrics_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's metrics port.")] = 8082,
@@ -217,7 +218,7 @@ def up(
             triton_metrics=triton_port + 2,
             prometheus=prometheus_port,
         )
-        stack = Stack(repository=repository, state=state, ports=ports)
+        stack = Stack(repository=repository, state=state, ports=ports, routes=routes)
         stack.run(lambda: print(json.dumps(asdict(ports)), flush=True) if json_ else console.print(addresses(stack)))
     _progress(json_).print("everything is stopped")
 

@@ -63,6 +63,7 @@ class Stack:
     state: Path
     ports: Ports = field(default_factory=Ports)
     scrape_interval_s: int = 5
+    routes: Path | None = None
     _processes: list[_Process] = field(default_factory=list, init=False)
     _stopping: threading.Event = field(default_factory=threading.Event, init=False)
 
@@ -119,6 +120,15 @@ class Stack:
         """Process id of a part: `triton` (its supervisor), `gateway` or `prometheus`."""
         return next(process.popen.pid for process in self._processes if process.name == name)
 
+    def _feedback_keys(self) -> Path:
+        from gateway.key_ring import KeyRing
+
+        path = self.state / "feedback.keys"
+        if not path.exists():
+            self.state.mkdir(parents=True, exist_ok=True)
+            KeyRing.make(path)
+        return path
+
     def _commands(self) -> Iterator[tuple[str, Sequence[str], Mapping[str, str]]]:
         from monitoring import command, find_binary, write_configuration
 
@@ -148,6 +158,8 @@ class Stack:
             [sys.executable, "-m", "gateway"],
             {
                 "TIDEGATE_REPOSITORY": str(self.repository),
+                "TIDEGATE_FEEDBACK_KEYS": str(self._feedback_keys()),
+                **({} if self.routes is None else {"TIDEGATE_ROUTES": str(self.routes)}),
                 "TIDEGATE_TRITON": f"127.0.0.1:{ports.triton_grpc}",
                 "TIDEGATE_HTTP_PORT": str(ports.http),
                 "TIDEGATE_GRPC_PORT": str(ports.grpc),

@@ -80,6 +80,11 @@ def test_bad_raw_data_is_named(datatype: str, shape: list[int], data: bytes, sai
         from_raw("x", datatype, shape, data)
 
 
+DEEP: list[Any] = []
+for _ in range(2000):  # deeper than repr() can go
+    DEEP = [DEEP]
+
+
 @pytest.mark.parametrize(
     ("datatype", "shape", "values", "said"),
     [
@@ -95,6 +100,10 @@ def test_bad_raw_data_is_named(datatype: str, shape: list[int], data: bytes, sai
         ("BYTES", [1], [1], "1 is no BYTES"),
         ("FP32", [2], [[1.0], 2.0], "mixes lists and values"),
         ("FP32", [3], [1.0, 2.0], "expected 3 values"),
+        ("FP64", [1], [10**400], "outside the range of FP64"),
+        ("FP32", [1], [{"a": DEEP}], "is no FP32"),
+        ("FP32", DEEP, [1.0], "non-negative integer"),
+        ("FP32", [1], DEEP, "nested more than 32 deep"),
     ],
 )
 def test_bad_json_values_are_named(datatype: str, shape: list[int], values: list[Any], said: str) -> None:
@@ -102,7 +111,23 @@ def test_bad_json_values_are_named(datatype: str, shape: list[int], values: list
         from_values("x", datatype, shape, values)
 
 
+def test_nan_and_infinity_are_left_to_the_contract() -> None:
+    array = from_values("x", "FP32", (2,), [float("nan"), float("-inf")])
+    np.testing.assert_array_equal(array, [np.nan, -np.inf])
+
+
+def test_other_layouts_have_the_same_raw_form() -> None:
+    array = np.arange(6, dtype=">i4").reshape(2, 3)
+    assert datatype_of(array) == "INT32"
+    assert to_raw(array.T) == np.array([0, 3, 1, 4, 2, 5], "<i4").tobytes()
+    assert to_raw(np.array([["a", "é"]])) == b"\x01\0\0\0a\x02\0\0\0\xc3\xa9"
+    assert datatype_of(np.array([b"a"])) == "BYTES"
+    with pytest.raises(TensorError, match="complex128 has no V2 datatype"):
+        datatype_of(np.zeros(1, complex))
+
+
 IDS = TensorSpec(name="ids", datatype="INT64", shape=(-1,), ranges=(AxisRange(min=1, opt=8, max=16),))
+GRID = TensorSpec(name="grid", datatype="FP32", shape=(2, -1), ranges=IDS.ranges, allow_nan=True)
 SCORE = TensorSpec(name="score", datatype="FP32", shape=(2,))
 BATCH = AxisRange(min=1, opt=2, max=4)
 
@@ -110,6 +135,9 @@ BATCH = AxisRange(min=1, opt=2, max=4)
 def test_inputs_within_the_contract_pass() -> None:
     tensors: Any = {"ids": np.zeros((3, 16), np.int64), "score": np.zeros((3, 2), np.float32)}
     assert check_inputs((IDS, SCORE), BATCH, tensors) == 3
+    assert check_inputs((GRID,), BATCH, {"grid": np.full((1, 2, 16), np.nan, np.float32)}) == 1
+    with pytest.raises(TensorError, match=r"expected shape \[1\.\.4, 2, 1\.\.16\], got \[1, 3, 16\]"):
+        check_inputs((GRID,), BATCH, {"grid": np.zeros((1, 3, 16), np.float32)})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A gateway over an upstream that runs the repository's ONNX files in this process: Triton's seam, a real model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
+from tritonclient.grpc import service_pb2 as pb
 
 from contract import Repository
 from contract.tensor import Tensors
@@ -30,8 +31,10 @@ class LocalUpstream:
         self.gate.set()
         self.down = self.unlisted = False
         self.error: Exception | None = None
+        self.failing: set[tuple[str, str]] | None = None  # which versions `error` is for; None for all
         self.refuse_value: int | None = None
         self.batches: list[int] = []
+        self.calls: list[tuple[str, str, int, dict[str, Any]]] = []
         self.cancelled = 0
 
     async def index(self, timeout_s: float) -> Sequence[IndexEntry]:
@@ -44,15 +47,26 @@ class LocalUpstream:
             for version in self.repository.versions(name)
         ]
 
-    async def infer(self, name: str, version: str, tensors: Tensors, timeout_s: float) -> dict[str, NDArray[Any]]:
+    async def infer(
+        self,
+        name: str,
+        version: str,
+        tensors: Tensors,
+        timeout_s: float,
+        *,
+        priority: int = 0,
+        parameters: Mapping[str, Any] | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> dict[str, NDArray[Any]]:
         self._check_up()
+        self.calls.append((name, version, priority, dict(parameters or {})))
         self.batches.append(len(next(iter(tensors.values()))))
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        if self.error is not None:
+        if self.error is not None and (self.failing is None or (name, version) in self.failing):
             raise self.error
         key = (name, version)
         if key not in self.sessions:
@@ -62,7 +76,17 @@ class LocalUpstream:
         answers = session.run(None, {k: np.ascontiguousarray(v) for k, v in tensors.items()})
         return {output.name: array for output, array in zip(session.get_outputs(), answers, strict=True)}
 
+    async def stream(self, requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
+        raise NotImplementedError
+        yield
+
     async def model_metadata(self, name: str, version: str, timeout_s: float) -> Any:
+        raise NotImplementedError
+
+    async def model_config(self, name: str, version: str, timeout_s: float) -> Any:
+        return pb.ModelConfigResponse()
+
+    async def model_statistics(self, name: str, version: str, timeout_s: float) -> Any:
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -85,6 +109,7 @@ class Gateway:
         """Let what was put off until after the answers happen: counting."""
         for _ in range(10):
             await asyncio.sleep(0)
+        self.plane.count_now()
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of one series, summed over the labels that aren't given; 0 when there is none."""

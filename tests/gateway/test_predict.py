@@ -5,12 +5,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from gateway import create_app
 from gateway.error import UpstreamFailed
 
 PREDICT = "/v1/models/tiny/predict"
@@ -96,7 +94,12 @@ BAD: dict[str, tuple[int, str, dict[str, Any]]] = {
     "no boundary": (400, "multipart body", sent_as("multipart/form-data", b"x")),
     "wrong type": (415, "expected multipart", sent_as("text/plain", b"x")),
     "no type": (415, "expected multipart", {"content": b"x"}),
-    "compressed": (415, "content encoding", sent_as("image/png", b"x", **{"content-encoding": "gzip"})),
+    "compressed in a way we don't read": (
+        415,
+        "content encoding",
+        sent_as("image/png", b"x", **{"content-encoding": "br"}),
+    ),
+    "not compressed as said": (400, "gzip", sent_as("image/png", b"x", **{"content-encoding": "gzip"})),
     "no json": (400, "not JSON", sent_as("application/json", b"{")),
     "json list": (400, "expected a JSON object", {"json": [1]}),
     "json field": (400, "expected the field 'image' or 'images'", {"json": {"text": "a"}}),
@@ -218,30 +221,19 @@ async def test_models_describe_themselves(serve: Serve) -> None:
         assert (await gateway.client.get("/nowhere")).json()["error"].startswith("no such path")
 
 
-async def test_the_hot_path_and_the_frameworks_routes_are_the_same_endpoints(serve: Serve) -> None:
+async def test_every_hot_endpoint_is_in_the_documentation(serve: Serve) -> None:
     async with serve() as gateway:
+        paths = (await gateway.client.get("/openapi.json")).json()["paths"]
         documented = {
-            path
-            for path, methods in (await gateway.client.get("/openapi.json")).json()["paths"].items()
-            if "post" in methods
+            path for path, methods in paths.items() if "post" in methods and path.endswith(("predict", "infer"))
         }
         models = "/{root}/models/{name}"
-        assert documented == {
+        hot = {
             f"{models.format(root=root, name='{name}')}{version}/{verb}"
             for root, verb in (("v1", "predict"), ("v2", "infer"))
             for version in ("", "/versions/{version}")
         }
-        routed = create_app(gateway.plane)
-        routed.user_middleware.clear()  # what the framework's own routes answer, without the hot path before them
-        transport = httpx.ASGITransport(routed)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as behind:
-            for path in documented:
-                real = path.replace("{name}", "tiny").replace("{version}", "1")
-                for body in (b"{", b'{"image": "aGk="}', b'{"inputs": []}'):
-                    sent = sent_as("application/json", body)
-                    hot, framework = await gateway.client.post(real, **sent), await behind.post(real, **sent)
-                    assert hot.status_code == framework.status_code == 400
-                    assert hot.json() == framework.json()
+        assert documented == hot | {PREDICT, "/v2/models/tiny/infer"}
 
 
 async def test_an_empty_version_is_no_path(serve: Serve) -> None:

@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 
 from gateway import protocol
+from gateway.hot import Exchange, HotEndpoints, Reply
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -20,12 +21,38 @@ async def answer_slowly(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+class Endpoints(HotEndpoints):
+    """One hot endpoint, `/hot`, that answers with what it was sent, when the gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = self.cancelled = 0
+
+    def find(self, path: str) -> Any:
+        return (self.answer, "echo", None) if path == "/hot" else None
+
+    async def answer(self, exchange: Exchange) -> Reply:
+        self.asked += 1
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return Reply(await exchange.read(0))
+
+
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
+async def serving(endpoints: Endpoints | None = None) -> AsyncIterator[int]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        answer_slowly, loop="none", http=protocol.BoundedProtocol, lifespan="off", log_config=None, access_log=False
+        answer_slowly,
+        loop="none",
+        http=protocol.protocol_of(endpoints or Endpoints(), 100),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
     )
     server = uvicorn.Server(config)
     task = asyncio.ensure_future(server._serve([listener]))
@@ -54,6 +81,7 @@ async def test_a_client_that_pipelines_without_end_is_cut_off() -> None:
 @pytest.mark.parametrize("begin", [b"", b"GET / HTTP/1.1\r\nHost:", ASK + b"GET / HT"])
 async def test_a_header_that_does_not_come_is_not_waited_for(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEADER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(protocol, "_WATCH_S", 0.05)
     async with serving() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(begin)
@@ -63,4 +91,63 @@ async def test_a_header_that_does_not_come_is_not_waited_for(begin: bytes, monke
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(ASK)
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+def hot(body: bytes, *headers: bytes) -> bytes:
+    lines = b"".join(header + b"\r\n" for header in headers)
+    return b"POST /hot HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n%b" % (len(body), lines, body)
+
+
+async def test_hot_requests_and_others_take_turns_on_one_connection() -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(hot(b"a") + ASK + hot(b"b") + hot(b"c") + ASK)
+        for last in (b"a", b"ok"):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert await reader.readexactly(len(last)) == last
+        writer.close()
+
+
+async def test_a_body_in_pieces_is_put_together() -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for byte in hot(b"all of it"):
+            writer.write(bytes([byte]))
+            await writer.drain()
+        assert (await reader.readuntil(b"all of it")).startswith(b"HTTP/1.1 200 OK\r\n")
+        writer.close()
+
+
+async def test_a_client_that_leaves_is_no_longer_worked_for() -> None:
+    endpoints = Endpoints()
+    endpoints.gate.clear()
+    async with serving(endpoints) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(hot(b"x"))
+        while not endpoints.asked:
+            await asyncio.sleep(0.001)
+        writer.close()
+        async with asyncio.timeout(5):
+            while not endpoints.cancelled:
+                await asyncio.sleep(0.001)
+
+
+async def test_what_is_no_http_gets_a_json_error() -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GARBAGE\r\n\r\n")
+        answer = await reader.read(-1)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b'{"error":' in answer
+        writer.close()
+
+
+async def test_connection_close_is_honoured() -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(hot(b"x", b"Connection: close"))
+        async with asyncio.timeout(5):
+            assert (await reader.read(-1)).endswith(b"connection: close\r\n\r\nx")
         writer.close()

@@ -13,6 +13,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
+from gateway.process import bound_socket
 from gateway.rpc import grpc_server
 
 Serve = Callable[..., Any]
@@ -21,14 +22,17 @@ IMAGES = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 250)])
 
 @asynccontextmanager
 async def client_of(gateway: Any) -> AsyncIterator[Any]:
-    server, port = grpc_server(gateway.plane, "127.0.0.1:0")
-    await server.start()
+    listener = bound_socket("127.0.0.1", 0, share=False)
+    port = listener.getsockname()[1]
+    listener.listen()
+    server = grpc_server(gateway.plane)
+    await server.start(listener)
     client = triton.InferenceServerClient(f"127.0.0.1:{port}")
     try:
         yield client
     finally:
         await client.close()
-        await server.stop(None)
+        await server.stop(0)
 
 
 def image(array: np.ndarray[Any, Any] = IMAGES, name: str = "image", datatype: str = "UINT8") -> Any:
@@ -135,10 +139,9 @@ async def test_a_message_over_the_limit_is_refused(serve: Serve) -> None:
         assert error.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
 
 
-async def test_a_taken_port_is_said_in_one_sentence(serve: Serve) -> None:
-    async with serve() as gateway:
-        server, port = grpc_server(gateway.plane, "127.0.0.1:0")
-        await server.start()
-        with pytest.raises(OSError, match=f"gRPC can't listen on 127.0.0.1:{port}"):
-            grpc_server(gateway.plane, f"127.0.0.1:{port}")
-        await server.stop(None)
+def test_a_taken_port_is_said_in_one_sentence() -> None:
+    with bound_socket("127.0.0.1", 0, share=False) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{port}"):
+            bound_socket("127.0.0.1", port, share=False)

@@ -1,0 +1,79 @@
+"""One request in hand: what was asked for, who serves it, how long it has, and where its time went."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gateway.error import DeadlineExceeded
+from gateway.metric import STAGES
+
+if TYPE_CHECKING:
+    from gateway.catalog import Served
+    from gateway.route import Choice
+    from gateway.trace import Span
+
+_NUMBER = {stage: number for number, stage in enumerate(STAGES)}
+
+
+def _nothing() -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(slots=True)  # not frozen: that would make it three times as dear, and there is one for each request
+class Ask:
+    """What a client asks for, whatever protocol it came by.
+
+    `headers` gives the request's headers (gRPC: metadata) with lower-case names; it is a function because few requests
+    need them.
+    """
+
+    protocol: str
+    name: str
+    version: str | None = None
+    timeout_s: float | None = None
+    request_id: str = ""
+    client: str | None = None
+    headers: Callable[[], Mapping[str, str]] = _nothing
+
+
+@dataclass(slots=True)
+class Call:
+    """One request in hand. Times are monotonic seconds; `stages` holds seconds by the order of `STAGES`."""
+
+    ask: Ask
+    started: float
+    deadline: float
+    marked: float
+    served: "Served"
+    choice: "Choice | None" = None
+    priority: int = 0  # Triton's priority level; 0 is the model's default
+    batch_samples: int = 0
+    span: "Span | None" = None
+    stages: list[float] = field(default_factory=lambda: [0.0] * len(STAGES))
+
+    def __post_init__(self) -> None:
+        if self.choice is not None:
+            self.priority = self.choice.priority
+
+    @property
+    def remaining_s(self) -> float:
+        """Time left; DeadlineExceeded when there is none."""
+        remaining = self.deadline - time.monotonic()
+        if remaining <= 0:
+            raise DeadlineExceeded("the request's time was up before the model was asked")
+        return remaining
+
+    def mark(self, stage: str) -> float:
+        """End a stage: it took all the time since the last mark. The stages so add up to the whole request."""
+        now = time.monotonic()
+        took, self.marked = now - self.marked, now
+        self.stages[_NUMBER[stage]] += took
+        return took
+
+    def mark_inference(self, upstream_s: float) -> None:
+        """Divide the time since the last mark into waiting for a batch and the call to Triton."""
+        waited = self.mark("queue")
+        upstream_s = min(upstream_s, waited)
+        self.stages[_NUMBER["queue"]] -= upstream_s
+        self.stages[_NUMBER["upstream"]] += upstream_s

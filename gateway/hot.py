@@ -1,0 +1,241 @@
+"""The two requests that matter for speed, predict and infer, from bytes to bytes, without a framework.
+
+Each is a coroutine from an `Exchange` to a `Reply`. Three fronts call them: the HTTP protocol itself for whole small
+requests, the ASGI middleware `HotPath` for everything else (large, chunked, compressed), and the framework's routes,
+which put them into the documentation.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from contract.schema import ClassificationPostprocess, Contract
+from gateway.body import Body, header_text, read_items
+from gateway.call import Ask, Call
+from gateway.dataplane import DataPlane
+from gateway.encoding import encode
+from gateway.error import InvalidRequest
+from gateway.log import request_id
+from gateway.outcome import message_of, outcome_of
+from gateway.v2 import read_request, write_response
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics", "parameters", "generate")
+JSON = b"application/json"
+OCTETS = b"application/octet-stream"
+
+_STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINE[499] = b"HTTP/1.1 499 Client Closed Request\r\n"
+_TIMEOUT_HEADER = b"x-request-timeout-ms"
+
+
+@dataclass(slots=True)
+class Reply:
+    """One answer, before it is written in some protocol's way. Header names are lower-case."""
+
+    body: bytes
+    status: int = 200
+    content_type: bytes = JSON
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """All headers, as ASGI wants them."""
+        return [
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % len(self.body)),
+            *self.headers,
+        ]
+
+    def encode(self, keep_alive: bool) -> bytes:
+        """The answer as HTTP/1.1."""
+        lines = b"".join([b"%b: %b\r\n" % header for header in self.headers])
+        return b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
+            _STATUS_LINE[self.status],
+            self.content_type,
+            len(self.body),
+            lines,
+            b"" if keep_alive else b"connection: close\r\n",
+            self.body,
+        )
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request to a hot endpoint. `read` gives its whole body, bounded in bytes and by a deadline."""
+
+    name: str
+    version: str | None
+    headers: Mapping[bytes, bytes]
+    read: Callable[[float], Awaitable[bytes]]
+    client: str | None = None
+    request_id: str = ""
+
+    def ask(self, protocol: str) -> Ask:
+        """What is asked for, for the data plane."""
+        headers = self.headers
+        self.request_id = request_id(header_text(headers, b"x-request-id"))
+        timeout = headers.get(_TIMEOUT_HEADER)
+        return Ask(
+            protocol,
+            self.name,
+            self.version,
+            None if timeout is None else _timeout_s(timeout),
+            self.request_id,
+            self.client,
+            self._headers,
+        )
+
+    def _headers(self) -> Mapping[str, str]:
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()}
+
+
+Endpoint = Callable[[Exchange], Awaitable[Reply]]
+
+
+async def predict(plane: DataPlane, exchange: Exchange) -> Reply:
+    """Answer what a client means: images, texts or rows."""
+    with plane.call(exchange.ask("predict")) as call:
+        body = await exchange.read(call.deadline)
+        contract = call.served.contract
+        if contract is None:
+            raise InvalidRequest(f"model {call.served.name!r} takes tensors; send them by the V2 protocol")
+        items = await read_items(exchange.headers, body, contract.preprocess, plane.settings.max_items)
+        predictions = await plane.predict(call, items)
+        document = {"model": call.served.name, "version": call.served.version, "predictions": predictions}
+        data = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return _finish(exchange, call, Reply(data))
+
+
+async def infer(plane: DataPlane, exchange: Exchange) -> Reply:
+    """Answer tensors with tensors, in the Open Inference Protocol's JSON or binary form."""
+    with plane.call(exchange.ask("v2_http")) as call:
+        body = await exchange.read(call.deadline)
+        request = read_request(body, header_text(exchange.headers, b"inference-header-content-length"))
+        outputs = await plane.infer(call, request)
+        served = call.served
+        data, json_length = write_response(
+            served.name, served.version, request, outputs, labels=class_labels(served.contract)
+        )
+    if json_length is None:
+        return _finish(exchange, call, Reply(data))
+    length = (b"inference-header-content-length", b"%d" % json_length)
+    return _finish(exchange, call, Reply(data, content_type=OCTETS, headers=[length]))
+
+
+def class_labels(contract: Contract | None) -> Mapping[str, tuple[str, ...]]:
+    """Labels by output tensor, for the classification extension."""
+    if contract is None or not isinstance(contract.postprocess, ClassificationPostprocess):
+        return {}
+    return {contract.postprocess.tensor: contract.postprocess.labels}
+
+
+async def answer(endpoint: Endpoint, exchange: Exchange) -> Reply:
+    """Call an endpoint; whatever it raises, save being cancelled, becomes an answer."""
+    try:
+        return await endpoint(exchange)
+    except Exception as exc:
+        reply = error_reply(exc)
+        if exchange.request_id:
+            reply.headers.append((b"x-request-id", exchange.request_id.encode()))
+        return reply
+
+
+def error_reply(exc: BaseException) -> Reply:
+    """One sentence, under the status of the error's outcome."""
+    outcome = outcome_of(exc)
+    if outcome.status == 500:
+        log.error("a request failed unexpectedly", exc_info=exc)
+    reply = Reply(orjson.dumps({"error": message_of(exc)}), outcome.status)
+    if outcome.retry_after_s:
+        reply.headers.append((b"retry-after", b"%d" % outcome.retry_after_s))
+    return reply
+
+
+class HotEndpoints:
+    """The hot endpoints of a plane, found by path."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self.plane = plane
+        self._endpoints: dict[tuple[str, str], Endpoint] = {
+            ("v1", "predict"): partial(predict, plane),
+            ("v2", "infer"): partial(infer, plane),
+        }
+
+    def find(self, path: str) -> tuple[Endpoint, str, str | None] | None:
+        """Endpoint, model name and version (None for the default one) of a path; None when it is no hot one."""
+        match path.split("/"):
+            case ["", root, "models", name, verb] if name and (root, verb) in self._endpoints:
+                return self._endpoints[root, verb], name, None
+            case ["", root, "models", name, "versions", version, verb] if (
+                name and version and (root, verb) in self._endpoints
+            ):
+                return self._endpoints[root, verb], name, version
+        return None
+
+
+class HotPath:
+    """Answers hot requests before the framework's routing, which costs more than they do."""
+
+    def __init__(self, app: ASGIApp, endpoints: HotEndpoints) -> None:
+        self._app = app
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        found = self._endpoints.find(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        endpoint, name, version = found
+        headers = dict(scope["headers"])
+        body = Body(receive, headers, self._endpoints.plane.settings.max_body_bytes)
+        client = scope.get("client")
+        exchange = Exchange(name, version, headers, body.read, client[0] if client else None)
+        reply = await _unless_gone(answer(endpoint, exchange), body)
+        if reply is None:
+            return
+        if not body.complete:  # what is left of it must not be taken for the next request
+            reply.headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": reply.status, "headers": reply.raw_headers()})
+        await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _unless_gone(work: Any, body: Body) -> Reply | None:
+    """The work's result, or None when the client went away before: nobody should work on for it."""
+    main, gone = asyncio.create_task(work), asyncio.create_task(body.gone())
+    try:
+        await asyncio.wait({main, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return main.result() if main.done() else None
+    finally:
+        gone.cancel()
+        main.cancel()
+        await asyncio.wait({main, gone})
+
+
+def _finish(exchange: Exchange, call: Call, reply: Reply) -> Reply:
+    accepted = exchange.headers.get(b"accept-encoding")
+    if accepted is not None and len(reply.body) > 1024:
+        reply.body, encoding = encode(reply.body, accepted.decode("latin-1"))
+        if encoding is not None:
+            reply.headers += ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
+    admit, preprocess, queue, upstream, postprocess = call.stages
+    timing = b"admit;dur=%.2f, preprocess;dur=%.2f, queue;dur=%.2f, upstream;dur=%.2f, postprocess;dur=%.2f" % (
+        *(admit * 1e3, preprocess * 1e3, queue * 1e3, upstream * 1e3),
+        postprocess * 1e3,
+    )
+    reply.headers += ((b"x-request-id", exchange.request_id.encode()), (b"server-timing", timing))
+    return reply
+
+
+def _timeout_s(text: bytes) -> float:
+    if not text.isdigit() or not 0 < int(text[:10]) <= 86_400_000:
+        raise InvalidRequest(f"expected milliseconds in X-Request-Timeout-Ms, got {text[:20]!r}")
+    return int(text) / 1000

@@ -1,0 +1,107 @@
+"""Header blocks: decoded once and remembered, where it is certain that the same bytes mean the same headers.
+
+We announce a dynamic table of size 0. Until the peer has acknowledged that, its blocks may refer to earlier ones, so one
+decoder reads them all, in order. The first block after the acknowledgement must shrink the table to nothing, which
+that decoder checks. From then on the table is empty for good: each block is decoded by itself, by a decoder that has
+seen no other, so that what it means is a function of its bytes alone and may be remembered for every connection.
+
+Source: RFC 7541; RFC 9113, section 4.3.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar
+
+from hpack import Decoder, HPACKError
+
+from gateway.http2.frame import ErrorCode, Violation
+
+MAX_HEADER_BYTES: Final = 8192  # of one list, as RFC 9113 counts them; gRPC's own default
+
+Fields = Sequence[tuple[bytes, bytes]]
+Head = TypeVar("Head")
+
+# Our own blocks use no table: the first of a connection says so, and may then be as constant as all others.
+EMPTY_TABLE: Final = b"\x20"
+
+_MAX_REMEMBERED = 512  # in each of two generations
+_MAX_REMEMBERED_BYTES = 1024
+_LITERAL = b"\x00"  # without indexing, the name as a literal
+
+
+class HeaderMemory(Generic[Head]):
+    """What blocks mean that were read against an empty table; shared by all connections of one side."""
+
+    __slots__ = ("_old", "_young", "parse")
+
+    def __init__(self, parse: Callable[[Fields], Head]) -> None:
+        self.parse = parse
+        self._young: dict[bytes, Head] = {}
+        self._old: dict[bytes, Head] = {}
+
+    def read(self, block: bytes) -> Head:
+        """The head in a block; raises HPACKError."""
+        head = self._young.get(block)
+        if head is None:
+            head = self._old.get(block)
+            if head is None:
+                head = self.parse(_decode_alone(block))
+            if len(block) <= _MAX_REMEMBERED_BYTES:
+                self._remember(block, head)
+        return head
+
+    def _remember(self, block: bytes, head: Head) -> None:
+        if len(self._young) >= _MAX_REMEMBERED:
+            self._old, self._young = self._young, {}
+        self._young[block] = head
+
+
+class HeaderReader(Generic[Head]):
+    """The header blocks of one connection, in the order in which they come."""
+
+    __slots__ = ("_decoder", "_memory")
+
+    def __init__(self, memory: HeaderMemory[Head]) -> None:
+        self._memory = memory
+        self._decoder: Decoder | None = Decoder(MAX_HEADER_BYTES)
+
+    def acknowledged(self) -> None:
+        """The peer knows from here on that it may keep no table."""
+        if self._decoder is not None:
+            self._decoder.max_allowed_table_size = 0
+
+    def read(self, block: bytes) -> Head:
+        """The head in the next block; raises Violation."""
+        try:
+            if self._decoder is None:
+                return self._memory.read(block)
+            fields = self._decoder.decode(block, raw=True)
+        except HPACKError as exc:
+            raise Violation(ErrorCode.COMPRESSION_ERROR, f"a header block can't be read: {exc}") from exc
+        if self._decoder.max_allowed_table_size == 0 and self._decoder.header_table_size == 0:
+            self._decoder = None
+        return self._memory.parse(fields)
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """One header of a block of ours."""
+    return b"".join((_LITERAL, _length(len(name)), name, _length(len(value)), value))
+
+
+def _length(length: int) -> bytes:
+    """A string's length as RFC 7541, section 5.1, writes integers with a prefix of 7 bits."""
+    if length < 0x7F:
+        return length.to_bytes(1, "big")
+    length -= 0x7F
+    out = bytearray(b"\x7f")
+    while length >= 0x80:
+        out.append(length & 0x7F | 0x80)
+        length >>= 7
+    out.append(length)
+    return bytes(out)
+
+
+def _decode_alone(block: bytes) -> Fields:
+    decoder = Decoder(MAX_HEADER_BYTES)
+    decoder.max_allowed_table_size = decoder.header_table_size = 0
+    fields: Fields = decoder.decode(block, raw=True)
+    return fields

@@ -1,0 +1,157 @@
+"""Counters and histograms that cost a request next to nothing, exported as those of prometheus_client are.
+
+prometheus_client takes a lock and looks labels up for each observation, microseconds each time, and a request makes
+around ten. Here the caller keeps its series, and one observation is one addition to a Python number.
+
+There is no lock, and a scrape from another thread is still consistent. Only one thread, the event loop's, writes. A
+scrape takes what it needs of a series in one step of the interpreter, which nothing can come between: a counter's
+number, or a copy of a histogram's whole list. That copy is a state which the series really had, and all that is
+exported of the series is derived from it, so cumulative counts never fall and `_count` is the `+Inf` bucket. Of an
+observation being made, the bucket may be in the copy already and the sum not yet: the sum lags by one at most.
+"""
+
+import re
+from abc import abstractmethod
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
+from math import inf
+from typing import Generic, TypeVar
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
+
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+
+S = TypeVar("S")
+
+
+class Count:
+    """One series of a counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+    def inc(self, n: float = 1) -> None:
+        """Count `n` more; a counter never goes down, so `n` is not negative."""
+        self.value += n
+
+
+class Series:
+    """One series of a histogram. The last cell holds the sum, those before it how many fell into each bucket."""
+
+    __slots__ = ("_bounds", "cells")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.cells: list[float] = [0] * (len(bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """Count a value; NaN and infinities are left out, because one would spoil the sum for good."""
+        if -inf < value < inf:
+            cells = self.cells
+            cells[bisect_left(self._bounds, value)] += 1
+            cells[-1] += value
+
+
+class _Family(Collector, Generic[S]):
+    """What counters and histograms share: a name, label names, and a series for each tuple of label values."""
+
+    def __init__(self, name: str, documentation: str, label_names: Sequence[str], reserved: Sequence[str] = ()) -> None:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"expected a metric name such as gateway_requests, got {name!r}")
+        wrong = [label for label in label_names if not _LABEL_NAME.fullmatch(label) or label in reserved]
+        if wrong or len(set(label_names)) != len(label_names):
+            raise ValueError(f"metric {name}: expected distinct, unreserved label names, got {list(label_names)}")
+        self.name = name
+        self.documentation = documentation
+        self.label_names = tuple(label_names)
+        self._children: dict[tuple[str, ...], S] = {}
+
+    def child(self, *labels: str) -> S:
+        """The series of these label values, made at 0 when there is none; to be kept, not asked for again."""
+        found = self._children.get(labels)
+        if found is None:
+            self._check(labels)
+            found = self._children[labels] = self._new()
+        return found
+
+    def remove(self, *labels: str) -> None:
+        """Stop exporting a series, if there is one; who still holds it counts in vain."""
+        self._check(labels)
+        self._children.pop(labels, None)
+
+    def describe(self) -> Iterable[Metric]:
+        """The family without samples: the registry refuses a second one of the name."""
+        return [self._family()]
+
+    def collect(self) -> Iterable[Metric]:
+        """The family with all its samples."""
+        family = self._family()
+        for labels, child in list(self._children.items()):  # a copy, made in one step like those of the series
+            family.samples.extend(self._samples(dict(zip(self.label_names, labels, strict=True)), child))
+        return [family]
+
+    def _check(self, labels: tuple[str, ...]) -> None:
+        if len(labels) != len(self.label_names):
+            raise ValueError(f"metric {self.name}: expected values for labels {self.label_names}, got {labels}")
+
+    @abstractmethod
+    def _new(self) -> S: ...
+
+    @abstractmethod
+    def _family(self) -> Metric: ...
+
+    @abstractmethod
+    def _samples(self, labels: dict[str, str], child: S) -> Iterable[Sample]: ...
+
+
+class Counters(_Family[Count]):
+    """A counter by labels; its name may be given with or without `_total`."""
+
+    def __init__(self, name: str, documentation: str, label_names: Sequence[str] = ()) -> None:
+        super().__init__(name.removesuffix("_total"), documentation, label_names)
+
+    def _new(self) -> Count:
+        return Count()
+
+    def _family(self) -> Metric:
+        return CounterMetricFamily(self.name, self.documentation)
+
+    def _samples(self, labels: dict[str, str], child: Count) -> Iterable[Sample]:
+        return [Sample(f"{self.name}_total", labels, child.value)]
+
+
+class Histograms(_Family[Series]):
+    """A histogram by labels; `buckets` are upper bounds, rising, and end at +Inf whether they say so or not."""
+
+    def __init__(self, name: str, documentation: str, label_names: Sequence[str], buckets: Iterable[float]) -> None:
+        super().__init__(name, documentation, label_names, reserved=("le",))
+        bounds = [float(bound) for bound in buckets]
+        if not bounds or bounds[-1] != inf:
+            bounds.append(inf)
+        if len(bounds) < 2 or not all(low < high for low, high in pairwise(bounds)):  # NaN is less than nothing
+            raise ValueError(f"metric {name}: expected buckets that rise, at least one besides +Inf, got {bounds}")
+        self._bounds = bounds
+        self._le = [floatToGoString(bound) for bound in bounds]  # type: ignore[no-untyped-call]  # the library isn't annotated
+
+    def _new(self) -> Series:
+        return Series(self._bounds)
+
+    def _family(self) -> Metric:
+        return HistogramMetricFamily(self.name, self.documentation)
+
+    def _samples(self, labels: dict[str, str], child: Series) -> Iterable[Sample]:
+        *counts, total = child.cells.copy()
+        cumulative = list(accumulate(counts))
+        bucket = f"{self.name}_bucket"
+        samples = [Sample(bucket, {**labels, "le": le}, count) for le, count in zip(self._le, cumulative, strict=True)]
+        samples.append(Sample(f"{self.name}_count", labels, cumulative[-1]))
+        if self._bounds[0] >= 0:  # with negative values a sum may fall, which would look like a restart
+            samples.append(Sample(f"{self.name}_sum", labels, total))
+        return samples
