@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import grpc
 
-from gateway.http2.connection import ANNOUNCED, Connection, Fields, Stream
-from gateway.http2.frame import (
+from gateway.h2.connection import ANNOUNCED, Connection, Fields, Stream
+from gateway.h2.frame import (
     DATA,
     END_HEADERS,
     END_STREAM,

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from hpack import Decoder, HPACKError
 
-from gateway.http2.frame import (
+from gateway.h2.frame import (
     ACK,
     CONTINUATION,
     DATA,

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 
 import grpc
 
-from gateway.http2.connection import ANNOUNCED, Connection, Fields, Stream
-from gateway.http2.frame import (
+from gateway.h2.connection import ANNOUNCED, Connection, Fields, Stream
+from gateway.h2.frame import (
     DATA,
     ENABLE_PUSH,
     END_HEADERS,

@@ -1,6 +1,0 @@
-"""gRPC over HTTP/2 on asyncio: a server and a client of a few hundred lines that cost a tenth of grpc.aio's CPU a call."""
-
-from gateway.http2.client import CallError, GrpcChannel
-from gateway.http2.server import GrpcServer
-
-__all__ = ["CallError", "GrpcChannel", "GrpcServer"]
