@@ -16,6 +16,7 @@ from typing import Any
 from contract import Contract, Repository
 from contract.postprocess import answers, interpret
 from contract.preprocess import Prepared, Preprocessor
+from contract.schema import ClassificationPostprocess
 from contract.tensor import Tensors, check_inputs, datatype_of
 from gateway.call import Ask, Call
 from gateway.catalog import Catalog, Change, Served, newest
@@ -91,7 +92,7 @@ class DataPlane:
     async def predict(self, call: Call, items: Sequence[Any]) -> list[dict[str, Any]]:
         """Answer N items (image bytes, texts, rows) with one JSON object each."""
         call.mark("admit")
-        inference = await self._serve(call, partial(self._predict_by, call, items))
+        inference = await self._serve(call, partial(self._predict_by, items))
         contract = call.served.contract
         assert contract is not None
         predictions = answers(contract.postprocess, inference.outputs, inference.meaning)
@@ -102,7 +103,7 @@ class DataPlane:
         """Answer a V2 request's tensors with all of the model's outputs."""
         call.mark("admit")
         parameters = _heed(call, request.parameters) if request.parameters else None
-        ask = partial(self._infer_by, call, request.tensors, parameters)
+        ask = partial(self._infer_by, request.tensors, parameters)
         return (await self._serve(call, ask)).outputs
 
     async def config(self, served: Served) -> Any:
@@ -162,48 +163,52 @@ class DataPlane:
     def _target(self, target: Target) -> Served:
         return self.catalog.find(target.model, None if target.version is None else str(target.version))
 
-    async def _serve(self, call: Call, ask: "_AskBy") -> Inference:
+    async def _serve(self, call: Call, ask: "_Attempt") -> Inference:
         """Ask the call's target, and those it falls back to when that fails or takes too long; offer a shadow copy."""
         choice = call.choice
         if choice is None:
-            return await ask(call.served, call.deadline)
+            return await ask(call, call.deadline)
         inference = await self._ask_in_turn(call, choice, ask)
         if choice.shadow is not None:
             self._offer_shadow(call, choice, inference, ask)
         return inference
 
-    async def _ask_in_turn(self, call: Call, choice: Choice, ask: "_AskBy") -> Inference:
-        left = [target for target in choice.fallbacks if self._is_ready(target)]
+    async def _ask_in_turn(self, call: Call, choice: Choice, ask: "_Attempt") -> Inference:
+        fallbacks = [self._target(target) for target in choice.fallbacks if self._is_ready(target)]
+        left = [served for served in dict.fromkeys(fallbacks) if served is not call.served]
         while True:
             deadline = call.deadline
             if left and choice.fallback_after_s is not None:
                 deadline = min(deadline, time.monotonic() + choice.fallback_after_s)
             try:
-                return await ask(call.served, deadline)
+                return await ask(call, deadline)
             except (UpstreamError, DeadlineExceeded) as exc:
                 if not left or isinstance(exc, UpstreamRefused) or call.deadline <= time.monotonic():
                     raise
                 call.mark("upstream")
-                call.served = self._target(left.pop(0))
+                call.served = left.pop(0)
                 self.metrics.routed(choice.route, call.served.label, "fallback")
                 log.debug("route %s falls back to %s/%s: %s", choice.route, call.served.name, call.served.version, exc)
 
-    def _offer_shadow(self, call: Call, choice: Choice, inference: Inference, ask: "_AskBy") -> None:
+    def _offer_shadow(self, call: Call, choice: Choice, inference: Inference, ask: "_Attempt") -> None:
+        """Put a copy of an answered request to the route's shadow, with a call of its own."""
         assert choice.shadow is not None
         try:
-            target = self._target(Target(model=choice.shadow.model, version=choice.shadow.version))
+            target = self._target(choice.shadow)
         except (UnknownModel, UpstreamUnavailable):
+            return
+        if target is call.served:  # a rule or a fallback had it answer already
             return
 
         async def ask_shadow() -> Answer:
-            shadowed = await ask(target, time.monotonic() + self.settings.request_timeout_s)
-            return Answer(shadowed.outputs, shadowed.meaning)
+            now = time.monotonic()
+            copy = Call(call.ask, now, now + self.settings.request_timeout_s, now, target, priority=MAX_PRIORITY)
+            return _answer(target, await ask(copy, copy.deadline))
 
-        self.shadow.offer(
-            choice, Answer(inference.outputs, inference.meaning), ask_shadow, request_id=call.ask.request_id
-        )
+        self.shadow.offer(choice, _answer(call.served, inference), ask_shadow, request_id=call.ask.request_id)
 
-    async def _predict_by(self, call: Call, items: Sequence[Any], served: Served, deadline: float) -> Inference:
+    async def _predict_by(self, items: Sequence[Any], call: Call, deadline: float) -> Inference:
+        served = call.served
         contract, prepare = served.contract, served.preprocess
         if contract is None or prepare is None:
             raise InvalidRequest(f"model {served.name!r} takes tensors; send them by the V2 protocol")
@@ -212,13 +217,14 @@ class DataPlane:
             raise InvalidRequest(f"expected 1 to {most} items in one request, got {len(items)}")
         prepared = await self._prepare(prepare, items, deadline)
         call.mark("preprocess")
-        return await self._coalesced(call, served, contract, prepared.tensors, prepared.observed, deadline)
+        return await self._coalesced(call, contract, prepared.tensors, prepared.observed, deadline)
 
     async def _infer_by(
-        self, call: Call, tensors: Tensors, parameters: Mapping[str, Any] | None, served: Served, deadline: float
+        self, tensors: Tensors, parameters: Mapping[str, Any] | None, call: Call, deadline: float
     ) -> Inference:
+        served = call.served
         if served.contract is not None and not parameters:
-            return await self._coalesced(call, served, served.contract, tensors, {}, deadline)
+            return await self._coalesced(call, served.contract, tensors, {}, deadline)
         if served.contract is not None:
             check_inputs(served.contract.inputs, served.contract.batch, tensors)
         self.metrics.series(served.name, served.version).attempts.inc()
@@ -241,8 +247,9 @@ class DataPlane:
             raise DeadlineExceeded("the request's time was up while its input was prepared") from None
 
     async def _coalesced(
-        self, call: Call, served: Served, contract: Contract, tensors: Tensors, observed: Values, deadline: float
+        self, call: Call, contract: Contract, tensors: Tensors, observed: Values, deadline: float
     ) -> Inference:
+        served = call.served
         num_samples = check_inputs(contract.inputs, contract.batch, tensors)
         if len(tensors) > 1:  # in one order, so that requests that name them in another can be joined
             tensors = {spec.name: tensors[spec.name] for spec in contract.inputs}
@@ -302,7 +309,7 @@ class DataPlane:
         )
 
 
-_AskBy = Callable[[Served, float], Awaitable[Inference]]
+_Attempt = Callable[[Call, float], Awaitable[Inference]]
 
 
 class _Hold:
@@ -342,7 +349,7 @@ class _Hold:
         plane.metrics.routed(
             served.name if choice is None else choice.route,
             served.label,
-            choice.kind if choice is not None else "pinned" if ask.version else "latest",
+            _kind(ask, served, choice),
         )
         self._call = Call(ask, self._started, self._deadline, self._started, served, choice, span=self._span)
         return self._call
@@ -351,7 +358,7 @@ class _Hold:
         plane, call, now = self._plane, self._call, time.monotonic()
         outcome = OK if exc is None else self._outcome(exc, now)
         if call is None:
-            series = plane.series_of(self._ask)
+            series = self._series or plane.series_of(self._ask)
         else:
             assert self._series is not None
             plane.inflight -= 1
@@ -372,16 +379,32 @@ class _Hold:
         return outcome_of(exc)
 
 
+def _kind(ask: Ask, served: Served, choice: Choice | None) -> str:
+    """Who chose the version, for metrics: the client, nobody, or the route in one of its ways."""
+    if choice is None:
+        return "pinned" if ask.version else "latest"
+    target = choice.target
+    chosen = served.name == target.model and target.version in (None, int(served.version))
+    return choice.kind if chosen else "fallback"
+
+
+def _answer(served: Served, inference: Inference) -> Answer:
+    """What a shadow's answer is compared by; only classes have a first one."""
+    contract = served.contract
+    classifies = contract is not None and isinstance(contract.postprocess, ClassificationPostprocess)
+    return Answer(inference.outputs, inference.meaning if classifies else None)
+
+
 def _heed(call: Call, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Take the parameters that the gateway itself acts upon; what is left is the model's."""
     left = {name: value for name, value in parameters.items() if name not in _OURS}
     timeout, priority = parameters.get("timeout"), parameters.get("priority")
     if timeout is not None:
-        if not isinstance(timeout, int) or timeout <= 0:
+        if type(timeout) is not int or timeout <= 0:  # a bool is an int too
             raise InvalidRequest(f"expected a positive number of microseconds in 'timeout', got {timeout!r:.40}")
         call.deadline = min(call.deadline, call.started + timeout / 1e6)
     if priority is not None:
-        if not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
+        if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
             raise InvalidRequest(f"expected a priority of 0 to {MAX_PRIORITY}, got {priority!r:.40}")
         call.priority = priority
     return left

@@ -45,9 +45,11 @@ async def generate(plane: DataPlane, ask: Ask, document: Mapping[str, Any]) -> d
 
 async def stream(plane: DataPlane, ask: Ask, document: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
     """Each answer to a request as the model makes it."""
-    served = plane.find(ask)[0]
-    request = _message(served, await _signature(plane, served), document)
-    async with aclosing(answers_of(plane, request, ask)) as responses:
+
+    async def message(served: Served) -> Any:
+        return _message(served, await _signature(plane, served), document)
+
+    async with aclosing(answers_of(plane, ask, message)) as responses:
         async for response in responses:
             if response.outputs:
                 yield _answer(response)

@@ -9,7 +9,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from contract.triton import plain_reason
 from gateway.call import Ask, Call
+from gateway.catalog import Served
 from gateway.dataplane import DataPlane
 from gateway.error import DeadlineExceeded, UpstreamFailed
 from gateway.hot import class_labels
@@ -38,7 +39,7 @@ async def answer_stream(
 
     async def answer(request: Any) -> None:
         try:
-            async for response in answers_of(plane, request, ask_of(request)):
+            async for response in answers_of(plane, ask_of(request), lambda _: _given(request)):
                 await answers.put(pb.ModelStreamInferResponse(infer_response=response))
         except Exception as exc:
             failed = pb.ModelStreamInferResponse(error_message=message_of(exc))
@@ -63,11 +64,17 @@ async def answer_stream(
         reader.cancel()
 
 
-async def answers_of(plane: DataPlane, request: Any, ask: Ask) -> AsyncGenerator[Any, None]:
-    """Yield the `ModelInferResponse`s to one request; raises what a single inference raises."""
+async def answers_of(
+    plane: DataPlane, ask: Ask, message: Callable[[Served], Awaitable[Any]]
+) -> AsyncGenerator[Any, None]:
+    """Yield the `ModelInferResponse`s to one request; raises what a single inference raises.
+
+    `message` makes the `ModelInferRequest` for whoever was chosen to serve it.
+    """
     with plane.call(ask) as call:
-        asked = read_message(request)
         served = call.served
+        request = await message(served)
+        asked = read_message(request)
         decoupled = served.contract is None and (await plane.config(served)).config.model_transaction_policy.decoupled
         if not decoupled:
             outputs = await plane.infer(call, asked)
@@ -79,6 +86,10 @@ async def answers_of(plane: DataPlane, request: Any, ask: Ask) -> AsyncGenerator
         async with aclosing(_relay(plane, call, request)) as responses:
             async for response in responses:
                 yield response
+
+
+async def _given(request: Any) -> Any:
+    return request
 
 
 async def _relay(plane: DataPlane, call: Call, request: Any) -> AsyncGenerator[Any, None]:

@@ -224,6 +224,30 @@ def up(
 
 
 @app.command()
+def routes(
+    url: Annotated[str, typer.Option(help="Address of the gateway.")] = "http://127.0.0.1:8080",
+    check: Annotated[Path | None, typer.Option(help="Check this routes file instead; no gateway is asked.")] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for the answer.")] = 10.0,
+    json_: JsonOption = False,
+) -> None:
+    """Show the routes that a gateway has in force, or check a routes file.
+
+    Example: tidegate routes --check routes.yaml
+    """
+    with _one_sentence():
+        from tidegate import routing
+
+        if check is not None:
+            _progress(json_).print(routing.check_file(check), highlight=False, markup=False)
+            return
+        document = routing.ask(url, timeout_s)
+    if json_:
+        print(json.dumps(document, indent=1))
+    else:
+        console.print(routing.show(document))
+
+
+@app.command()
 def demo(
     repository: RepositoryOption = REPOSITORY,
     runs: RunsOption = RUNS,

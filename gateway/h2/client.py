@@ -14,9 +14,7 @@ from gateway.h2.connection import ANNOUNCED, Connection, Fields, Stream
 from gateway.h2.frame import (
     DATA,
     ENABLE_PUSH,
-    END_HEADERS,
     END_STREAM,
-    HEADERS,
     INITIAL_WINDOW_SIZE,
     MAX_WINDOW,
     PREFACE,
@@ -206,7 +204,7 @@ class _Connection(Connection):
         call = self.streams[number] = _Call(number, self.peer_window, done)
         timer = self._loop.call_at(self._loop.time() + deadline - time.monotonic(), self._expire, call)
         try:
-            head = frame(HEADERS, END_HEADERS, number, block)
+            head = self.headers(number, 0, block)
             data = b"\x00" + len(message).to_bytes(4, "big") + message
             if self.fits(call, len(data)):
                 self.spend(call, len(data))

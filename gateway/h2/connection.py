@@ -46,11 +46,14 @@ from gateway.h2.frame import (
 )
 
 log = logging.getLogger(__name__)
+logging.getLogger("hpack").setLevel(logging.WARNING)  # it tells every field of every block otherwise
 
 Fields = Mapping[str, str]
 
 MAX_HEADER_BYTES = 64 * 1024
 
+_MAX_SENT_FRAME_BYTES = 256 * 1024  # a peer may take more, but our own write buffer shouldn't
+_DEFAULT_TABLE_BYTES = 4096
 _MAX_CACHED = 4096
 _MAX_CACHED_BYTES = 1024
 _MAX_UNSENT_BYTES = 4 * 1024 * 1024  # replies to a peer that sends and doesn't read
@@ -88,6 +91,7 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._decoder = Decoder(max_header_list_size=MAX_HEADER_BYTES)
         self._block: tuple[int, int, bytearray] | None = None  # stream, flags and parts of an unfinished header block
+        self._table_update = b""  # what the next header block has to begin with
         self._idle_frames = 0
         self._writable = asyncio.Event()
         self._writable.set()
@@ -281,12 +285,14 @@ class Connection(asyncio.Protocol):
             self._decoder.max_allowed_table_size = 0  # what we announced is in force
             return
         for key, value in read_settings(payload):
-            if key == MAX_CONCURRENT_STREAMS:
+            if key == HEADER_TABLE_SIZE and value < _DEFAULT_TABLE_BYTES:
+                self._table_update = b"\x20"  # RFC 7541, section 4.2: say that we have heard; we use none anyway
+            elif key == MAX_CONCURRENT_STREAMS:
                 self.peer_max_streams = value
             elif key == MAX_FRAME_SIZE:
                 if not DEFAULT_MAX_FRAME_BYTES <= value < 2**24:
                     raise ProtocolError(Code.PROTOCOL_ERROR, "a maximum frame size out of range")
-                self.peer_max_frame = value
+                self.peer_max_frame = min(value, _MAX_SENT_FRAME_BYTES)
             elif key == INITIAL_WINDOW_SIZE:
                 if value > MAX_WINDOW:
                     raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a window out of range")
@@ -318,6 +324,12 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     # Frames out
+
+    def headers(self, stream: int, flags: int, block: bytes) -> bytes:
+        """A HEADERS frame, to be written at once: blocks go out in the order in which they are made."""
+        if self._table_update:
+            block, self._table_update = self._table_update + block, b""
+        return frame(HEADERS, END_HEADERS | flags, stream, block)
 
     def fits(self, stream: Stream, size: int) -> bool:
         """Whether a frame of data of that size can be sent right now."""

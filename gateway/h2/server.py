@@ -17,9 +17,7 @@ import grpc
 from gateway.h2.connection import ANNOUNCED, Connection, Fields, Stream
 from gateway.h2.frame import (
     DATA,
-    END_HEADERS,
     END_STREAM,
-    HEADERS,
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
     PREFACE,
@@ -178,8 +176,7 @@ class _Connection(Connection):
         if fields.get(":method") != "POST" or not fields.get("content-type", "").startswith("application/grpc"):
             status = b"405" if fields.get(":method") != "POST" else b"415"
             self.transport.write(
-                frame(HEADERS, END_HEADERS | END_STREAM, stream, header_block((b":status", status)))
-                + reset(stream, Code.NO_ERROR)
+                self.headers(stream, END_STREAM, header_block((b":status", status))) + reset(stream, Code.NO_ERROR)
             )
             return
         call = _Call(self, stream, fields)
@@ -439,9 +436,9 @@ class _Call(Stream):
         connection.spend(self, size)
         number = self.id
         connection.transport.write(
-            frame(HEADERS, END_HEADERS, number, self._head())
+            connection.headers(number, 0, self._head())
             + frame(DATA, 0, number, b"\x00" + len(message).to_bytes(4, "big") + message)
-            + frame(HEADERS, END_HEADERS | END_STREAM, number, _TRAILERS)
+            + connection.headers(number, END_STREAM, _TRAILERS)
         )
         self._close()
         return True
@@ -449,7 +446,7 @@ class _Call(Stream):
     async def _send_message(self, message: bytes) -> None:
         if not self._headers_sent:
             self._headers_sent = True
-            self._connection.transport.write(frame(HEADERS, END_HEADERS, self.id, self._head()))
+            self._connection.transport.write(self._connection.headers(self.id, 0, self._head()))
         await self._connection.send(self, b"\x00" + len(message).to_bytes(4, "big") + message, 0)
 
     def _head(self) -> bytes:
@@ -464,7 +461,7 @@ class _Call(Stream):
         if not self._headers_sent:
             block = self._head() + block
         if not self._connection.transport.is_closing():
-            self._connection.transport.write(frame(HEADERS, END_HEADERS | END_STREAM, self.id, block))
+            self._connection.transport.write(self._connection.headers(self.id, END_STREAM, block))
         self._close()
 
     def _refuse(self, code: grpc.StatusCode, details: str) -> None:

@@ -15,7 +15,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
-COMMANDS = ("doctor", "recipes", "train", "publish", "models", "predict", "up", "demo", "schema")
+COMMANDS = ("doctor", "recipes", "routes", "train", "publish", "models", "predict", "up", "demo", "schema")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
