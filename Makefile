@@ -13,7 +13,8 @@ setup:  ## install what the other targets need; does nothing when it is there
 demo: setup  ## train, publish, serve and monitor a model on this machine; stays up until Ctrl-C
 	@$(BIN)/tidegate demo
 
-test: setup  ## run all tests, against the real Triton and the real Prometheus
+test:  ## run all tests, against the real Triton, the real Prometheus and KServe's client
+	@./setup.sh test
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: setup  ## lint, formatting, types
@@ -27,10 +28,12 @@ format: setup  ## format the code
 
 generate: setup  ## write the files that code makes: rules, dashboard, JSON Schema
 	@$(BIN)/tidegate schema > docs/contract.schema.json
+	@$(BIN)/python -c "import json; from gateway.route import json_schema; print(json.dumps(json_schema(), indent=1))" \
+		> docs/routes.schema.json
 	@$(BIN)/python -m monitoring
 
 bench: setup  ## measure the gateway beside Triton alone
 	@$(BIN)/python -m bench $(ARGS)
 
-clean:  ## remove run files, caches and both environments; published models stay
-	rm -rf .venv .venv-triton run .pytest_cache .mypy_cache .ruff_cache .hypothesis tidegate.egg-info
+clean:  ## remove run files, caches and all environments; published models stay
+	rm -rf .venv .venv-triton .venv-kserve run .pytest_cache .mypy_cache .ruff_cache .hypothesis tidegate.egg-info

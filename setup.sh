@@ -6,6 +6,8 @@
 #                                                                                            (only these need root)
 #   .venv             this project and its tools
 #   .venv-triton      NVIDIA's Triton server with ONNX Runtime, apart because its stub needs numpy < 2
+#   .venv-kserve      KServe's Python client, which a test asks the gateway with; only for `./setup.sh test`,
+#                     apart because it needs older versions than this project
 #
 # PYTHON=/path/to/python3.11 chooses the interpreter.
 set -eu
@@ -109,8 +111,23 @@ install_triton() {
     echo "$stamp" >.venv-triton/.stamp
 }
 
+install_kserve() {
+    requirements=tests/integration/kserve-requirements.txt
+    stamp=$(sha256sum <"$requirements" | cut -d' ' -f1)
+    environment .venv-kserve "$stamp" || return 0
+    say "installing KServe's Python client into .venv-kserve (about 15 seconds)"
+    # Python compiles what the test imports, which is less than what is installed.
+    pip_install .venv-kserve --no-deps --no-compile --requirement "$requirements"
+    echo "$stamp" >.venv-kserve/.stamp
+}
+
+case ${1:-} in
+"" | test) ;;
+*) fail "expected no argument or 'test', got '$1'." ;;
+esac
 require_platform
 find_python
 install_debian_packages
 install_project
 install_triton
+[ "${1:-}" != test ] || install_kserve

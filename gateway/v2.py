@@ -33,7 +33,8 @@ Labels = Mapping[str, Sequence[str]]
 NO_PARAMETERS: Parameters = MappingProxyType({})
 NO_LABELS: Labels = MappingProxyType({})
 
-_REQUEST_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
+# KServe's client repeats the path's model in `model_name`; the path decides.
+_REQUEST_FIELDS = frozenset({"id", "model_name", "parameters", "inputs", "outputs"})
 _INPUT_FIELDS = frozenset({"name", "shape", "datatype", "data", "parameters"})
 _OUTPUT_FIELDS = frozenset({"name", "parameters"})
 _SCALARS = frozenset({bool, int, float, str})

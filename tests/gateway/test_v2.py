@@ -181,3 +181,12 @@ async def test_a_version_whose_contract_is_broken_is_named_and_not_served(
         assert "tiny/2/contract.json is not a valid contract" in gateway.plane.catalog.refused["tiny", "2"]
         assert gateway.metric("gateway_contract_errors") == 1
         assert (await gateway.client.post(INFER, json=request())).json()["model_version"] == "1"
+
+
+async def test_the_models_name_in_the_body_is_taken_and_the_path_decides(serve: Serve) -> None:
+    """KServe's client repeats it there."""
+    async with serve() as gateway:
+        tensor = {"name": "image", "shape": [1, 8, 8, 1], "datatype": "UINT8", "data": [0] * 64}
+        document = {"model_name": "another", "inputs": [tensor]}
+        answer = await gateway.client.post("/v2/models/tiny/infer", json=document)
+        assert (answer.status_code, answer.json()["model_name"]) == (200, "tiny")
