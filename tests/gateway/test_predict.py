@@ -284,3 +284,28 @@ async def test_an_outage_counts_for_the_version_it_hit_and_refusals_have_no_late
         assert gateway.metric("gateway_request_duration_seconds_count", model="tiny", version="1") == 1
         gateway.upstream.gate.set()
         assert (await first).status_code == 200
+
+
+async def test_the_answer_says_what_it_is_and_where_the_time_went(serve: Serve) -> None:
+    async with serve() as gateway:
+        headers = {"content-type": "image/png", "x-request-id": "order-7"}
+        answer = await gateway.client.post(PREDICT, content=png(0), headers=headers)
+        assert answer.headers["x-request-id"] == "order-7"
+        names = [entry.split(";")[0].strip() for entry in answer.headers["server-timing"].split(",")]
+        assert names == ["admit", "preprocess", "queue", "upstream", "postprocess"]
+        refused = await gateway.client.post(PREDICT, content=b"no image", headers=headers)
+        assert (refused.status_code, refused.headers["x-request-id"]) == (400, "order-7")
+        made = await gateway.client.post(PREDICT, content=png(0), headers={"content-type": "image/png"})
+        assert made.headers["x-request-id"]
+
+
+async def test_a_clients_deadline_in_a_header_is_kept(serve: Serve) -> None:
+    async with serve() as gateway:
+        gateway.upstream.gate.clear()
+        headers = {"content-type": "image/png", "x-request-timeout-ms": "50"}
+        late = await gateway.client.post(PREDICT, content=png(0), headers=headers)
+        assert late.status_code == 504
+        gateway.upstream.gate.set()
+        wrong = await gateway.client.post(PREDICT, content=png(0), headers=headers | {"x-request-timeout-ms": "soon"})
+        assert wrong.status_code == 400
+        assert "X-Request-Timeout-Ms" in wrong.json()["error"]
