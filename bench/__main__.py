@@ -108,7 +108,7 @@ def _soak(options: argparse.Namespace, scratch: Path, console: Console) -> Soak:
     repository = scratch / "model_repository"
     model = make_model(TINY, repository, options.repository)
     kind = v2_json("gateway-json", f"http://{HOST}:{PORTS.http}/v2/models/{TINY}/infer", model)
-    with running_stack(repository, scratch, [TINY]) as stack, console.status("warming up") as status:
+    with running_stack(repository, scratch, [TINY], options.processes) as stack, console.status("warming up") as status:
         return Soak(
             machine=machine_with_triton(),
             command=_command(),

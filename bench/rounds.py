@@ -59,7 +59,7 @@ def run_rounds(options: Options, scratch: Path, console: Console) -> Result:
     repository = scratch / "model_repository"
     models = list(_models(options, repository, found))
     peers = _installed(options, found, console)
-    with running_stack(repository, scratch, [model.name for model in models]) as stack:
+    with running_stack(repository, scratch, [model.name for model in models], options.num_processes) as stack:
         machine = machine_with_triton()
         for model in models:
             _measure_model(model, repository, peers, options, found, console)
@@ -78,9 +78,9 @@ def run_rounds(options: Options, scratch: Path, console: Console) -> Result:
 
 
 @contextlib.contextmanager
-def running_stack(repository: Path, scratch: Path, models: Sequence[str]) -> Iterator[Stack]:
+def running_stack(repository: Path, scratch: Path, models: Sequence[str], num_processes: int) -> Iterator[Stack]:
     """Triton, a gateway and Prometheus over the models, ready to be asked; raises StackError."""
-    stack = Stack(repository=repository, state=scratch, ports=PORTS)
+    stack = Stack(repository=repository, state=scratch, ports=PORTS, processes=num_processes)
     try:
         stack.start()
         for model in models:

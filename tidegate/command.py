@@ -193,6 +193,7 @@ def up(
     repository: RepositoryOption = REPOSITORY,
     state: Annotated[Path, typer.Option(help="Folder for logs and Prometheus' data.")] = STATE,
     routes: Annotated[Path | None, typer.Option(help="Routes file of the gateway; docs/routes.md says how.")] = None,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Gateway processes, on the same ports.")] = 1,
     http_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's HTTP port.")] = 8080,
     grpc_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's gRPC port.")] = 8081,
     metrics_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's metrics port.")] = 8082,
@@ -218,7 +219,7 @@ def up(
             triton_metrics=triton_port + 2,
             prometheus=prometheus_port,
         )
-        stack = Stack(repository=repository, state=state, ports=ports, routes=routes)
+        stack = Stack(repository=repository, state=state, ports=ports, routes=routes, processes=processes)
         stack.run(lambda: print(json.dumps(asdict(ports)), flush=True) if json_ else console.print(addresses(stack)))
     _progress(json_).print("everything is stopped")
 

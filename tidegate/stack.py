@@ -64,6 +64,7 @@ class Stack:
     ports: Ports = field(default_factory=Ports)
     scrape_interval_s: int = 5
     routes: Path | None = None
+    processes: int = 1  # of the gateway; their metrics ports follow one another
     _processes: list[_Process] = field(default_factory=list, init=False)
     _stopping: threading.Event = field(default_factory=threading.Event, init=False)
 
@@ -135,7 +136,7 @@ class Stack:
         ports = self.ports
         config = write_configuration(
             self.state / "prometheus",
-            gateways=[f"127.0.0.1:{ports.metrics}"],
+            gateways=[f"127.0.0.1:{ports.metrics + number}" for number in range(self.processes)],
             tritons=[f"127.0.0.1:{ports.triton_metrics}"],
             scrape_interval_s=self.scrape_interval_s,
         )
@@ -164,6 +165,7 @@ class Stack:
                 "TIDEGATE_HTTP_PORT": str(ports.http),
                 "TIDEGATE_GRPC_PORT": str(ports.grpc),
                 "TIDEGATE_METRICS_PORT": str(ports.metrics),
+                "TIDEGATE_PROCESSES": str(self.processes),
             },
         )
 
