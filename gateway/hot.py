@@ -7,6 +7,7 @@ which put them into the documentation.
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +36,7 @@ OCTETS = b"application/octet-stream"
 _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _STATUS_LINE[499] = b"HTTP/1.1 499 Client Closed Request\r\n"
 _TIMEOUT_HEADER = b"x-request-timeout-ms"
+_TIMEOUT_DIGITS = 8
 
 
 @dataclass(slots=True)
@@ -162,8 +164,11 @@ def error_reply(exc: BaseException) -> Reply:
 class HotEndpoints:
     """The hot endpoints of a plane, found by path."""
 
+    max_body_bytes = sys.maxsize  # the plane's, where there is one
+
     def __init__(self, plane: DataPlane) -> None:
         self.plane = plane
+        self.max_body_bytes = plane.settings.max_body_bytes
         self._endpoints: dict[tuple[str, str], Endpoint] = {
             ("v1", "predict"): partial(predict, plane),
             ("v2", "infer"): partial(infer, plane),
@@ -236,6 +241,6 @@ def _finish(exchange: Exchange, call: Call, reply: Reply) -> Reply:
 
 
 def _timeout_s(text: bytes) -> float:
-    if not text.isdigit() or not 0 < int(text[:10]) <= 86_400_000:
+    if not text.isdigit() or len(text) > _TIMEOUT_DIGITS or not 0 < int(text) <= 86_400_000:
         raise InvalidRequest(f"expected milliseconds in X-Request-Timeout-Ms, got {text[:20]!r}")
     return int(text) / 1000

@@ -29,14 +29,16 @@ class Observation:
         self._served = served
         self._observer = served.observer
         self._metrics = metrics
-        self._waiting: dict[object, list[tuple[Sequence[Entry], Result]]] = {}
+        self._waiting: dict[object, list[_Batch]] = {}
         self._num_samples = self._num_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, batch: Sequence[Entry], result: Result) -> None:
         """Put a batch aside."""
         signature = tuple((name, array.shape[1:]) for name, array in (*result.inputs.items(), *result.outputs.items()))
-        self._waiting.setdefault((signature, *batch[0].observed), []).append((batch, result))
+        # The arrays alone are kept: the requests that they came with can go.
+        kept = (result.inputs, result.outputs, [entry.observed for entry in batch if entry.observed])
+        self._waiting.setdefault((signature, *batch[0].observed), []).append(kept)
         self._num_samples += result.num_samples
         self._num_bytes += sum(array.nbytes for array in result.inputs.values())
         if self._num_samples >= _MAX_SAMPLES or self._num_bytes >= _MAX_BYTES:
@@ -51,23 +53,28 @@ class Observation:
             self._timer = None
         waiting, self._waiting = self._waiting, {}
         self._num_samples = self._num_bytes = 0
-        for results in waiting.values():
+        for batches in waiting.values():
             try:
-                self._count(results)
+                self._count(batches)
             except Exception:
                 name, version = self._served.name, self._served.version
                 self._metrics.series(name, version).observation_errors.inc()
-                log.exception("features of %d batches of %s version %s can't be counted", len(results), name, version)
+                log.exception("features of %d batches of %s version %s can't be counted", len(batches), name, version)
 
-    def _count(self, results: Sequence[tuple[Sequence[Entry], Result]]) -> None:
-        inputs = _joined([result.inputs for _, result in results])
-        outputs = _joined([result.outputs for _, result in results])
-        observed = _joined([entry.observed for batch, _ in results for entry in batch])
+    def _count(self, batches: "Sequence[_Batch]") -> None:
+        inputs = _joined([inputs for inputs, _, _ in batches])
+        outputs = _joined([outputs for _, outputs, _ in batches])
+        observed = _joined([each for _, _, observed in batches for each in observed])
         assigned = self._observer.assign(inputs, observed, self._observer.interpret(outputs))
         self._metrics.features.count(self._served.name, self._served.version, assigned)
 
 
+_Batch = tuple[Values, Values, list[Values]]  # inputs, outputs, and what each request saw before its tensors were made
+
+
 def _joined(parts: Sequence[Values]) -> Values:
+    if not parts:
+        return {}
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

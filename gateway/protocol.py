@@ -21,6 +21,7 @@ MAX_HOT_BODY_BYTES = 256 * 1024  # what is larger is read by and by, within a de
 _WATCH_S = 2.5
 _WRITE_TIMEOUT_S = 30.0
 _MAX_KNOWN_PATHS = 1024
+_LENGTH_DIGITS = 8
 
 
 class _Cycle:
@@ -45,10 +46,11 @@ _NO_EVENT = _NoEvent()
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """A connection. `endpoints` and `max_connections` are set on a subclass made by `protocol_of`."""
+    """A connection. What has no value here is set on a subclass made by `protocol_of`."""
 
     endpoints: HotEndpoints
     max_connections: int
+    max_body_bytes: int
     known: dict[bytes, tuple[Endpoint, str, str | None]]
 
     _hot: Exchange | None = None
@@ -160,7 +162,9 @@ class GatewayProtocol(HttpToolsProtocol):
             return None
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or int(length[:8]) > MAX_HOT_BODY_BYTES or b"transfer-encoding" in headers:
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self.max_body_bytes:
+            return None  # zeros in front may hide any length: whoever counts what comes reads those
+        if b"transfer-encoding" in headers:
             return None
         if b"content-encoding" in headers:
             return None
@@ -215,7 +219,12 @@ class GatewayProtocol(HttpToolsProtocol):
 
 def protocol_of(endpoints: HotEndpoints, max_connections: int) -> type[GatewayProtocol]:
     """The protocol class over a plane's endpoints, as the server wants it."""
-    members: dict[str, Any] = {"endpoints": endpoints, "max_connections": max_connections, "known": {}}
+    members: dict[str, Any] = {
+        "endpoints": endpoints,
+        "max_connections": max_connections,
+        "max_body_bytes": min(MAX_HOT_BODY_BYTES, endpoints.max_body_bytes),
+        "known": {},
+    }
     return type("GatewayProtocol", (GatewayProtocol,), members)
 
 
