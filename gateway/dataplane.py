@@ -167,11 +167,24 @@ class DataPlane:
         """Ask the call's target, and those it falls back to when that fails or takes too long; offer a shadow copy."""
         choice = call.choice
         if choice is None:
-            return await ask(call, call.deadline)
+            return await self._ask_newest(call, ask)
         inference = await self._ask_in_turn(call, choice, ask)
         if choice.shadow is not None:
             self._offer_shadow(call, choice, inference, ask)
         return inference
+
+    async def _ask_newest(self, call: Call, ask: "_Attempt") -> Inference:
+        """Ask the call's version; should it go away meanwhile, and the client not have named it, the one after it."""
+        try:
+            return await ask(call, call.deadline)
+        except UpstreamUnavailable:
+            if call.ask.version is not None:
+                raise
+            successor = self.catalog.find(call.ask.name, None)
+            if successor is call.served:
+                raise
+            call.served = successor
+            return await ask(call, call.deadline)
 
     async def _ask_in_turn(self, call: Call, choice: Choice, ask: "_Attempt") -> Inference:
         fallbacks = [self._target(target) for target in choice.fallbacks if self._is_ready(target)]

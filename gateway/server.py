@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from gateway.app import create_app, create_plane, running
+from gateway.h2.server import GrpcServer
 from gateway.hot import HotEndpoints
 from gateway.process import bound_socket
 from gateway.protocol import protocol_of
@@ -27,6 +28,7 @@ from gateway.setting import Settings
 log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(settings: Settings) -> None:
@@ -64,7 +66,7 @@ async def serve(settings: Settings) -> None:
             lifespan="off",
         )
     )
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn sends itself the signal again once it has ended
+    for number in _SIGNALS:  # uvicorn sends itself the signal again once it has ended
         signal.signal(number, lambda *_: None)
     async with running(plane):
         http.listen(_BACKLOG)
@@ -78,7 +80,7 @@ async def serve(settings: Settings) -> None:
         try:
             await server.serve(sockets=[http])
         finally:
-            await rpc.stop(settings.drain_timeout_s)
+            await _drain(rpc, 0 if server.force_exit else settings.drain_timeout_s)
     await asyncio.to_thread(exporter.shutdown)
     exporter.server_close()
     exporter_thread.join(settings.drain_timeout_s)
@@ -88,6 +90,15 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit  # told twice, it doesn't wait for what is in flight
         super().handle_exit(sig, frame)
+
+
+async def _drain(rpc: GrpcServer, timeout_s: float) -> None:
+    """Let gRPC's calls end; told to stop once more, don't wait for them."""
+    loop = asyncio.get_running_loop()
+    stops = [loop.create_task(rpc.stop(timeout_s))]
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, lambda: stops.append(loop.create_task(rpc.stop(0))))
+    await stops[0]
 
 
 def _settle_garbage() -> None:
