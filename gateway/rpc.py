@@ -17,8 +17,8 @@ from tritonclient.grpc import service_pb2_grpc
 from gateway.call import Ask
 from gateway.dataplane import DataPlane
 from gateway.error import BodyTooLarge
-from gateway.h2.server import GrpcServer
 from gateway.hot import EXTENSIONS, class_labels
+from gateway.http2.server import GrpcServer
 from gateway.log import request_id
 from gateway.message import read_message, write_message
 from gateway.outcome import message_of, outcome_of

@@ -18,8 +18,8 @@ from prometheus_client import (
 )
 
 from gateway.app import create_app, create_plane, running
-from gateway.h2.server import GrpcServer
 from gateway.hot import HotEndpoints
+from gateway.http2.server import GrpcServer
 from gateway.process import bound_socket
 from gateway.protocol import protocol_of
 from gateway.rpc import grpc_server

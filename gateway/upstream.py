@@ -23,7 +23,7 @@ from gateway.error import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from gateway.h2.client import CallError, GrpcChannel
+from gateway.http2.client import CallError, GrpcChannel
 
 Metadata = Sequence[tuple[str, str]]
 

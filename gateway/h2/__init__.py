@@ -1,1 +1,0 @@
-"""gRPC over HTTP/2 on asyncio protocols: what the hot path needs of it, and little more."""

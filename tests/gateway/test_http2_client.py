@@ -1,0 +1,346 @@
+"""The client against a real grpc.aio server, against our own, and against servers that go away or misbehave."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import uvloop
+
+from gateway.http2 import client as client_module
+from gateway.http2 import frame as f
+from gateway.http2.client import CallError, GrpcChannel
+from gateway.http2.frame import ErrorCode
+from gateway.http2.header import literal
+from gateway.http2.server import GrpcServer
+
+LARGE = bytes(range(256)) * (20 * 1024 * 4)
+UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+ECHO, WAIT, FAIL, TIME = (f"/test.Service/{name}" for name in ("Echo", "Wait", "Fail", "Time"))
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Behaviour:
+    """What both servers serve: bytes in, bytes out."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Semaphore(0)
+        self.cancelled = asyncio.Semaphore(0)
+        self.gate = asyncio.Event()
+
+    async def echo(self, request: bytes, context: Any) -> bytes:
+        return request
+
+    async def wait(self, request: bytes, context: Any) -> bytes:
+        self.entered.release()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled.release()
+            raise
+        return request
+
+    async def fail(self, request: bytes, context: Any) -> None:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "größer als 100 %\n")
+
+    async def time(self, request: bytes, context: Any) -> bytes:
+        sent = dict(context.invocation_metadata())
+        return f"{context.time_remaining():.3f} {sent.get('x-tag')} {sent.get('x-raw-bin')!r}".encode()
+
+    def handlers(self) -> dict[str, Any]:
+        functions = {"Echo": self.echo, "Wait": self.wait, "Fail": self.fail, "Time": self.time}
+        return {name: grpc.unary_unary_rpc_method_handler(function) for name, function in functions.items()}
+
+
+@asynccontextmanager
+async def theirs(behaviour: Behaviour, *options: tuple[str, Any]) -> AsyncIterator[int]:
+    server = grpc.aio.server(options=(*UNLIMITED, *options))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", behaviour.handlers()),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def ours(behaviour: Behaviour, port: int = 0, **settings: Any) -> AsyncIterator[int]:
+    sock = socket.create_server(("127.0.0.1", port))
+    server = GrpcServer(**({"max_message_bytes": 2 * len(LARGE)} | settings))
+    server.add_registered_method_handlers("test.Service", behaviour.handlers())
+    await server.start(sock)
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def channel_to(port: int) -> AsyncIterator[GrpcChannel]:
+    channel = GrpcChannel("127.0.0.1", port)
+    try:
+        yield channel
+    finally:
+        await channel.close()
+
+
+@asynccontextmanager
+async def raw_server(answer: Answer, greeting: bytes = f.settings({})) -> AsyncIterator[int]:
+    """A server that has read the preface, sent its greeting, and then does as it likes."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readexactly(len(f.PREFACE))
+            writer.write(greeting)
+            await answer(reader, writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+async def request_of(reader: asyncio.StreamReader) -> int:
+    """Read up to the end of the next request; returns its stream."""
+    while True:
+        head, flags, stream_id = f.HEAD.unpack(await reader.readexactly(f.HEAD_BYTES))
+        await reader.readexactly(head >> 8)
+        if head & 0xFF == f.DATA and flags & f.END_STREAM:
+            return int(stream_id)
+
+
+async def error_of(call: Awaitable[bytes]) -> CallError:
+    with pytest.raises(CallError) as error:
+        await call
+    return error.value
+
+
+@pytest.mark.parametrize("serve", [theirs, ours])
+async def test_messages_metadata_and_errors(serve: Any) -> None:
+    async with serve(Behaviour()) as port, channel_to(port) as channel:
+        for message in (b"", b"a", b"b" * 16_379, b"b" * 16_384, b"c" * 70_000, LARGE):
+            assert await channel.unary(ECHO, message, 20) == message
+        remaining, tag, raw = (await channel.unary(TIME, b"", 7, [("x-tag", "a"), ("x-raw-bin", "é")])).split()
+        assert 5 < float(remaining) <= 7.1
+        assert (tag, raw) == (b"a", repr("é".encode()).encode())
+        error = await error_of(channel.unary(FAIL, b"", 5))
+        assert (error.code, error.details) == (grpc.StatusCode.FAILED_PRECONDITION, "größer als 100 %\n")
+        assert not error.unsent
+        error = await error_of(channel.unary("/test.Service/None", b"", 5))
+        assert error.code is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(ValueError, match="lower-case"):
+            await channel.unary(ECHO, b"", 5, [("X-Tag", "a")])
+
+
+@pytest.mark.parametrize("serve", [theirs, ours])
+async def test_many_calls_at_once(serve: Any) -> None:
+    async with serve(Behaviour()) as port, channel_to(port) as channel:
+        messages = [b"%d" % i * 1000 for i in range(500)]
+        assert await asyncio.gather(*(channel.unary(ECHO, message, 20) for message in messages)) == messages
+        large = [bytes([i]) * 3_000_000 for i in range(6)]
+        assert await asyncio.gather(*(channel.unary(ECHO, message, 20) for message in large)) == large
+
+
+def test_on_uvloop() -> None:
+    async def scenario() -> None:
+        async with ours(Behaviour()) as port, channel_to(port) as channel:
+            assert await channel.unary(ECHO, LARGE, 20) == LARGE
+            messages = [b"%d" % i * 5000 for i in range(300)]
+            assert await asyncio.gather(*(channel.unary(ECHO, message, 20) for message in messages)) == messages
+
+    uvloop.run(scenario())
+
+
+@pytest.mark.parametrize("serve", [theirs, ours])
+async def test_deadline_and_cancellation_reach_the_handler(serve: Any) -> None:
+    behaviour = Behaviour()
+    async with serve(behaviour) as port, channel_to(port) as channel:
+        while behaviour.cancelled.locked():  # on a busy machine a call may end before its handler begins
+            error = await error_of(channel.unary(WAIT, b"", 0.05))
+            assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            await asyncio.sleep(0)
+        while not behaviour.cancelled.locked():
+            await behaviour.cancelled.acquire()
+            await behaviour.entered.acquire()
+        task = asyncio.create_task(channel.unary(WAIT, b"", 20))
+        await behaviour.entered.acquire()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(5):
+            await behaviour.cancelled.acquire()
+        assert await channel.unary(ECHO, b"on", 5) == b"on"
+
+
+@pytest.mark.parametrize("serve", [theirs, ours])
+async def test_calls_wait_for_their_turn(serve: Any) -> None:
+    behaviour = Behaviour()
+    limit: Any = {"max_streams": 2} if serve is ours else {}
+    options = () if serve is ours else (("grpc.max_concurrent_streams", 2),)
+    async with serve(behaviour, *options, **limit) as port, channel_to(port) as channel:
+        await channel.unary(ECHO, b"", 5)
+        held = [asyncio.create_task(channel.unary(WAIT, b"%d" % i, 20)) for i in range(2)]
+        for _ in held:
+            await behaviour.entered.acquire()
+        waiting = [asyncio.create_task(channel.unary(ECHO, b"%d" % i, 20)) for i in range(50)]
+        error = await error_of(channel.unary(ECHO, b"", 0.05))
+        assert (error.code, error.unsent) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
+        waiting[7].cancel()
+        behaviour.gate.set()
+        assert await asyncio.gather(*held) == [b"0", b"1"]
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        # A server of the library counts a call for a moment longer than it lasts, and may refuse the next.
+        refused = [answer for answer in answers if isinstance(answer, CallError)]
+        assert all(serve is theirs and answer.unsent for answer in refused)
+        assert sum(isinstance(answer, bytes) for answer in answers) == 49 - len(refused)
+
+
+async def test_no_more_calls_wait_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_WAITING", 1)
+    behaviour = Behaviour()
+    async with ours(behaviour, max_streams=1) as port, channel_to(port) as channel:
+        calls = [asyncio.create_task(channel.unary(WAIT, b"", 5)) for _ in range(3)]
+        error = await error_of(calls[2])
+        assert (error.code, error.unsent) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+        behaviour.gate.set()
+        assert await asyncio.gather(*calls[:2]) == [b"", b""]
+
+
+async def test_a_server_that_is_not_there_and_then_is() -> None:
+    behaviour = Behaviour()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with channel_to(port) as channel:
+        for _ in range(2):
+            error = await error_of(channel.unary(ECHO, b"", 5))
+            assert (error.code, error.unsent) == (grpc.StatusCode.UNAVAILABLE, True)
+        async with ours(behaviour, port):
+            assert await until_answered(channel) == b"on"
+            call = asyncio.create_task(channel.unary(WAIT, b"", 5))
+            await behaviour.entered.acquire()
+        error = await error_of(call)
+        assert (error.code, error.unsent) == (grpc.StatusCode.UNAVAILABLE, False)
+        async with ours(behaviour, port):
+            assert await until_answered(channel) == b"on"
+
+
+async def until_answered(channel: GrpcChannel) -> bytes:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await channel.unary(ECHO, b"on", 5)
+            except CallError as exc:
+                if not exc.unsent:
+                    raise
+                await asyncio.sleep(0)
+
+
+async def test_goaway_says_which_calls_may_be_made_again() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await request_of(reader)
+        await request_of(reader)
+        writer.write(f.goaway(first, ErrorCode.NO_ERROR))
+        await reader.read()
+
+    async with raw_server(answer) as port, channel_to(port) as channel:
+        calls = [asyncio.create_task(channel.unary(ECHO, b"", 0.5)) for _ in range(2)]
+        second = await error_of(calls[1])
+        assert (second.code, second.unsent) == (grpc.StatusCode.UNAVAILABLE, True)
+        assert not calls[0].done()
+        first = await error_of(calls[0])
+        assert (first.code, first.unsent) == (grpc.StatusCode.DEADLINE_EXCEEDED, False)
+
+
+@pytest.mark.parametrize(
+    ("frames", "code", "unsent"),
+    [
+        (lambda s: f.rst_stream(s, ErrorCode.REFUSED_STREAM), "UNAVAILABLE", True),
+        (lambda s: f.rst_stream(s, ErrorCode.CANCEL), "CANCELLED", False),
+        (lambda s: f.rst_stream(s, ErrorCode.INTERNAL_ERROR), "INTERNAL", False),
+        (lambda s: headers(s, literal(b":status", b"503"), f.END_STREAM), "UNAVAILABLE", False),
+        (lambda s: headers(s, literal(b":status", b"404")), "UNIMPLEMENTED", False),
+        (lambda s: headers(s, b"\x88", f.END_STREAM), "UNKNOWN", False),
+        (lambda s: headers(s, b"\x88" + literal(b"grpc-status", b"0"), f.END_STREAM), "INTERNAL", False),
+        (lambda s: headers(s, b"\x88" + literal(b"grpc-status", b"99"), f.END_STREAM), "UNKNOWN", False),
+        (lambda s: headers(s, b"\x88") + f.frame(f.DATA, f.END_STREAM, s, bytes(5)), "INTERNAL", False),
+        (lambda s: headers(s, b"\x88") + f.frame(f.DATA, 0, s, b"\x01" + bytes(4)), "INTERNAL", False),
+        (lambda s: f.frame(f.PUSH_PROMISE, f.END_HEADERS, s, bytes(4)), "UNAVAILABLE", False),
+        (lambda s: f.frame(f.DATA, 0, s + 2, b""), "UNAVAILABLE", False),
+        (lambda s: f.settings({f.MAX_FRAME_SIZE: 1}), "UNAVAILABLE", False),
+    ],
+)
+async def test_answers_that_are_none(frames: Callable[[int], bytes], code: str, unsent: bool) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frames(await request_of(reader)))
+        await reader.read()
+
+    async with raw_server(answer) as port, channel_to(port) as channel:
+        error = await error_of(channel.unary(ECHO, b"", 5))
+        assert (error.code.name, error.unsent) == (code, unsent)
+
+
+def headers(stream_id: int, block: bytes, flags: int = 0) -> bytes:
+    return f.frame(f.HEADERS, flags | f.END_HEADERS, stream_id, block)
+
+
+async def test_windows_that_shrink_and_grow() -> None:
+    message = b"0123456789" * 50
+    sizes: list[int] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received, flags = b"", 0
+        while not flags & f.END_STREAM:
+            head, flags, stream_id = f.HEAD.unpack(await reader.readexactly(f.HEAD_BYTES))
+            payload = await reader.readexactly(head >> 8)
+            if head & 0xFF != f.DATA:
+                flags = 0
+                continue
+            received += payload
+            sizes.append(len(payload))
+            if len(sizes) == 1:  # takes back 9 of the 10 that it gave: there are none left, and 9 are owed
+                writer.write(f.settings({f.INITIAL_WINDOW_SIZE: 1}) + f.window_update(stream_id, 9))
+            writer.write(f.window_update(stream_id, 20))
+        # The answer in frames of seven bytes, each of them padded.
+        cut = (received[i : i + 7] for i in range(0, len(received), 7))
+        data = (f.frame(f.DATA, f.PADDED, stream_id, b"\x02" + part + b"\0\0") for part in cut)
+        trailers = headers(stream_id, literal(b"grpc-status", b"0"), f.END_STREAM)
+        writer.write(headers(stream_id, b"\x88") + b"".join(data) + trailers)
+        await reader.read()
+
+    greeting = f.settings({f.INITIAL_WINDOW_SIZE: 10})
+    async with raw_server(answer, greeting) as port, channel_to(port) as channel:
+        assert await channel.unary(ECHO, message, 5) == message
+        assert sizes[:3] == [10, 20, 20]
+
+
+async def test_no_http2_at_all() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with raw_server(answer, b"HTTP/1.1 400 Bad Request\r\n\r\n") as port, channel_to(port) as channel:
+        error = await error_of(channel.unary(ECHO, b"", 5))
+        assert (error.code, error.unsent) == (grpc.StatusCode.UNAVAILABLE, True)
+
+
+async def test_closing_ends_the_calls() -> None:
+    behaviour = Behaviour()
+    async with ours(behaviour) as port, channel_to(port) as channel:
+        call = asyncio.create_task(channel.unary(WAIT, b"", 5))
+        await behaviour.entered.acquire()
+        await channel.close()
+        assert (await error_of(call)).code is grpc.StatusCode.UNAVAILABLE
+        error = await error_of(channel.unary(ECHO, b"", 5))
+        assert (error.code, error.unsent) == (grpc.StatusCode.UNAVAILABLE, True)
