@@ -370,21 +370,27 @@ class _Hold:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
         plane, call, now = self._plane, self._call, time.monotonic()
         outcome = OK if exc is None else self._outcome(exc, now)
-        if call is None:
-            series = self._series or plane.series_of(self._ask)
-        else:
+        if call is not None:
             assert self._series is not None
             plane.inflight -= 1
             self._series.inflight.num -= 1
+            call.mark("postprocess")
+        if plane.settings.counting:
+            self._count(outcome, now - self._started)
+        plane.journal.end(self._ask, call, self._span, outcome, exc, now - self._started)
+
+    def _count(self, outcome: Outcome, took_s: float) -> None:
+        plane, call = self._plane, self._call
+        if call is None:
+            series = self._series or plane.series_of(self._ask)
+        else:
             series = plane.metrics.series(call.served.name, call.served.version)
-            if exc is None:
-                call.mark("postprocess")
-                for stage, took in zip(series.stages, call.stages, strict=True):
-                    stage.observe(took)
+            if outcome is OK:
+                for stage, stage_s in zip(series.stages, call.stages, strict=True):
+                    stage.observe(stage_s)
         series.requests[self._ask.protocol][outcome.status].inc()
         if outcome is OK or outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
-            series.duration[self._ask.protocol].observe(now - self._started)
-        plane.journal.end(self._ask, call, self._span, outcome, exc, now - self._started)
+            series.duration[self._ask.protocol].observe(took_s)
 
     def _outcome(self, exc: BaseException, now: float) -> Outcome:
         if isinstance(exc, asyncio.CancelledError) and now > self._deadline - _DEADLINE_SLACK_S:
