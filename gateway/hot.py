@@ -1,8 +1,8 @@
 """The two requests that matter for speed, predict and infer, from bytes to bytes, without a framework.
 
-Each is a coroutine from an `Exchange` to a `Reply`. Three fronts call them: the HTTP protocol itself for whole small
-requests, the ASGI middleware `HotPath` for everything else (large, chunked, compressed), and the framework's routes,
-which put them into the documentation.
+Each is a coroutine from an `Exchange` to a `Reply`. Two fronts call them: the HTTP protocol itself for whole small
+requests, and the ASGI middleware `HotPath` for everything else (large, chunked, compressed). The framework only has
+them in its documentation.
 """
 
 import asyncio

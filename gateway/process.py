@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _RESTART_S = 1.0
+_WRONG_SETTINGS = 2  # the exit code of a gateway that can't start with what it was given
 
 
 def supervise(settings: Settings) -> int:
@@ -28,32 +29,32 @@ def supervise(settings: Settings) -> int:
 
     Raises OSError when a port is taken.
     """
-    told: list[int] = []
     with contextlib.ExitStack() as stack:
         for port in (settings.http_port, settings.grpc_port):
             stack.enter_context(_reserved(settings.host, port))
         children = [_spawn(settings, number) for number in range(settings.processes)]
         stop = threading.Event()
 
-        def tell(number: int, _: object) -> None:
-            told.append(number)
+        def end(*_: object) -> None:
             stop.set()
             for child in children:
                 child.send_signal(signal.SIGTERM)  # told twice, they don't wait for what is in flight
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, tell)
+            signal.signal(number, end)
+        wrong = 0
         while not stop.wait(_POLL_S):
             for i, child in enumerate(children):
                 code = child.poll()
-                if code is not None and not stop.is_set():
-                    if code == 2:  # its settings are wrong, and will be the next time
-                        tell(signal.SIGTERM, None)
-                        return code
+                if code == _WRONG_SETTINGS:  # and will be the next time
+                    wrong = code
+                    end()
+                elif code is not None:
                     log.error("gateway process %d ended with %d; starting it again", i, code)
-                    stop.wait(_RESTART_S)
-                    children[i] = _spawn(settings, i)
-        return _ended(children, settings.drain_timeout_s)
+                    if not stop.wait(_RESTART_S):
+                        children[i] = _spawn(settings, i)
+        ended = _ended(children, settings.drain_timeout_s)
+        return wrong or ended
 
 
 def _ended(children: list[subprocess.Popen[bytes]], drain_timeout_s: float) -> int:
@@ -64,7 +65,7 @@ def _ended(children: list[subprocess.Popen[bytes]], drain_timeout_s: float) -> i
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-    return max((child.returncode for child in children), default=0)
+    return max(0, *(child.returncode for child in children))  # ended by the signal itself is as told
 
 
 def _spawn(settings: Settings, number: int) -> subprocess.Popen[bytes]:
