@@ -65,6 +65,11 @@ class TensorSpec(Document):
             raise ValueError(f"tensor {self.name}: {dynamic} dynamic axes but {len(self.ranges)} ranges")
         return self
 
+    @property
+    def wire_shape(self) -> tuple[int, ...]:
+        """Shape of a sample on the wire: a scalar travels as one element, for Triton knows no tensor without axes."""
+        return self.shape or (1,)
+
     def bounds(self) -> tuple[AxisRange, ...]:
         """Range of every axis of a sample; a fixed axis has min = opt = max."""
         ranges = iter(self.ranges)
@@ -206,11 +211,16 @@ class Metric(Document):
 
 
 class Evaluation(Document):
-    """How good the version was on data that training never saw."""
+    """How good the version was on data that training never saw; no metrics where nobody measured it."""
 
     dataset: str
     split: str
     metrics: tuple[Metric, ...]
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is any figure."""
+        return bool(self.metrics)
 
     def metric(self, name: str) -> Metric:
         """The metric of that name; KeyError when it wasn't measured."""
@@ -221,7 +231,10 @@ class Evaluation(Document):
 
 
 class Provenance(Document):
-    """Where the version comes from, as far as a person needs to make it again."""
+    """Where the version comes from, as far as a person needs to make it again.
+
+    `flops_per_sample` is 0 where nobody counted them, as in an imported graph.
+    """
 
     created_at: str
     git_revision: str
@@ -251,7 +264,11 @@ class Artifact(Document):
 
 
 class Contract(Document):
-    """The promise of one model version."""
+    """The promise of one model version.
+
+    `batched` says whether the graph's tensors have a batch axis in front. Without one, a request is one sample, its
+    tensors have the shapes of the specs and nothing more, and `batch` is 1.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: ModelName
@@ -261,6 +278,7 @@ class Contract(Document):
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     batch: AxisRange
+    batched: bool = True
     preprocess: Preprocess
     postprocess: Postprocess
     slo: Slo
@@ -278,9 +296,16 @@ class Contract(Document):
         for spec in self.inputs:
             if spec.shape.count(-1) != len(spec.ranges):
                 raise ValueError(f"input {spec.name}: every dynamic axis needs a range")
+        if not self.batched and self.batch.max != 1:
+            raise ValueError(f"a model without a batch axis takes one sample a request, got batch.max {self.batch.max}")
         _check_preprocess(self)
         _check_postprocess(self)
         return self
+
+    @property
+    def batch_axis(self) -> AxisRange | None:
+        """Bounds of the batch axis in front of every tensor; None for a model that has none."""
+        return self.batch if self.batched else None
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; KeyError when there is none."""

@@ -134,31 +134,49 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Sequence
     return np.frombuffer(packed, dtype=dtype).reshape(shape)
 
 
-def check(spec: TensorSpec, batch: AxisRange, array: NDArray[Any]) -> None:
-    """Hold a batched array `[N, ...]` against its spec; raises TensorError with what was expected and what came."""
-    came = datatype_of(array)
-    if came != spec.datatype:
-        raise TensorError(f"input {spec.name!r}: expected datatype {spec.datatype}, got {came}")
-    if not _fits(spec, batch, array.shape):
-        raise TensorError(f"input {spec.name!r}: expected shape {_describe(batch, spec)}, got {list(array.shape)}")
-    if array.dtype.kind == "f" and not spec.allow_nan and np.count_nonzero(np.isfinite(array)) != array.size:
-        raise TensorError(f"input {spec.name!r}: NaN or infinity isn't accepted")
+def check(spec: TensorSpec, batch: AxisRange | None, array: NDArray[Any]) -> None:
+    """Hold an array against its spec: `[N, ...]`, or `[...]` where `batch` is None.
+
+    Raises TensorError with what was expected and what came.
+    """
+    _check_shape(spec, batch, array)
+    _check_values(spec, array)
 
 
-def check_inputs(specs: Sequence[TensorSpec], batch: AxisRange, tensors: Tensors) -> int:
-    """Hold a request's tensors against all inputs and return the number of samples.
+def check_inputs(specs: Sequence[TensorSpec], batch: AxisRange | None, tensors: Tensors) -> int:
+    """Hold a request's tensors against all inputs and return the number of samples; `batch` as in `check`.
 
     Raises TensorError for a missing or unknown input, a wrong tensor, or tensors that differ in their batch axis.
     """
+    num_samples = check_shapes(specs, batch, tensors)
+    check_values(specs, tensors)
+    return num_samples
+
+
+def check_shapes(specs: Sequence[TensorSpec], batch: AxisRange | None, tensors: Tensors) -> int:
+    """The part of `check_inputs` that depends on names, datatypes and shapes alone."""
     expected = {spec.name for spec in specs}
     if tensors.keys() != expected:
         raise TensorError(f"expected the inputs {sorted(expected)}, got {sorted(tensors)!r:.200}")
     for spec in specs:
-        check(spec, batch, tensors[spec.name])
+        _check_shape(spec, batch, tensors[spec.name])
+    if batch is None:
+        return 1
     sizes = {tensors[spec.name].shape[0] for spec in specs}
     if len(sizes) > 1:
         raise TensorError(f"the inputs have different batch sizes: {sorted(sizes)}")
     return int(sizes.pop())
+
+
+def check_values(specs: Sequence[TensorSpec], tensors: Tensors) -> None:
+    """The part of `check_inputs` that depends on the values: they are finite, or may be otherwise."""
+    for spec in specs:
+        _check_values(spec, tensors[spec.name])
+
+
+def as_samples(batch: AxisRange | None, tensors: Tensors) -> Tensors:
+    """A request's or an answer's tensors as `[N, ...]`: without a batch axis they are one sample, and get one."""
+    return tensors if batch is not None else {name: array[np.newaxis] for name, array in tensors.items()}
 
 
 def _dtype(name: str, datatype: str) -> np.dtype[Any]:
@@ -168,14 +186,32 @@ def _dtype(name: str, datatype: str) -> np.dtype[Any]:
         raise TensorError(f"tensor {name!r}: unknown datatype {datatype!r:.40}") from None
 
 
-def _fits(spec: TensorSpec, batch: AxisRange, shape: tuple[int, ...]) -> bool:
-    # A batch may be smaller than batch.min, which is only what an engine is tuned from.
-    if len(shape) != len(spec.shape) + 1 or not 1 <= shape[0] <= batch.max:
-        return False
+def _check_shape(spec: TensorSpec, batch: AxisRange | None, array: NDArray[Any]) -> None:
+    came = datatype_of(array)
+    if came != spec.datatype:
+        raise TensorError(f"input {spec.name!r}: expected datatype {spec.datatype}, got {came}")
+    if not _fits(spec, batch, array.shape):
+        raise TensorError(f"input {spec.name!r}: expected shape {_describe(batch, spec)}, got {list(array.shape)}")
+
+
+def _check_values(spec: TensorSpec, array: NDArray[Any]) -> None:
+    if array.dtype.kind == "f" and not spec.allow_nan and not np.isfinite(array).all():
+        raise TensorError(f"input {spec.name!r}: NaN or infinity isn't accepted")
+
+
+def _fits(spec: TensorSpec, batch: AxisRange | None, shape: tuple[int, ...]) -> bool:
+    wire_shape = spec.wire_shape
+    if batch is not None:
+        # A batch may be smaller than batch.min, which is only what an engine is tuned from.
+        if not shape or not 1 <= shape[0] <= batch.max:
+            return False
+        shape = shape[1:]
     if not spec.ranges:
-        return shape[1:] == spec.shape
+        return shape == wire_shape
+    if len(shape) != len(wire_shape):
+        return False
     ranges = iter(spec.ranges)
-    for axis, expected in zip(shape[1:], spec.shape, strict=True):
+    for axis, expected in zip(shape, wire_shape, strict=True):
         if expected == -1:
             bounds = next(ranges)
             if not bounds.min <= axis <= bounds.max:
@@ -185,9 +221,9 @@ def _fits(spec: TensorSpec, batch: AxisRange, shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _describe(batch: AxisRange, spec: TensorSpec) -> str:
-    axes = [f"1..{batch.max}"]
-    axes += [str(b.min) if b.min == b.max else f"{b.min}..{b.max}" for b in spec.bounds()]
+def _describe(batch: AxisRange | None, spec: TensorSpec) -> str:
+    axes = [] if batch is None else [f"1..{batch.max}"]
+    axes += [str(b.min) if b.min == b.max else f"{b.min}..{b.max}" for b in spec.bounds()] or ["1"]
     return f"[{', '.join(axes)}]"
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gateway.trace import Span
 
 _NUMBER = {stage: number for number, stage in enumerate(STAGES)}
+_QUEUE, _UPSTREAM = _NUMBER["queue"], _NUMBER["upstream"]
 
 
 def _nothing() -> Mapping[str, str]:
@@ -64,16 +65,17 @@ class Call:
             raise DeadlineExceeded("the request's time was up before the model was asked")
         return remaining
 
-    def mark(self, stage: str) -> float:
+    def mark(self, stage: str, now: float | None = None) -> None:
         """End a stage: it took all the time since the last mark. The stages so add up to the whole request."""
-        now = time.monotonic()
-        took, self.marked = now - self.marked, now
-        self.stages[_NUMBER[stage]] += took
-        return took
+        if now is None:
+            now = time.monotonic()
+        self.stages[_NUMBER[stage]] += now - self.marked
+        self.marked = now
 
     def mark_inference(self, upstream_s: float) -> None:
         """Divide the time since the last mark into waiting for a batch and the call to Triton."""
-        waited = self.mark("queue")
+        now = time.monotonic()
+        waited, self.marked = now - self.marked, now
         upstream_s = min(upstream_s, waited)
-        self.stages[_NUMBER["queue"]] -= upstream_s
-        self.stages[_NUMBER["upstream"]] += upstream_s
+        self.stages[_QUEUE] += waited - upstream_s
+        self.stages[_UPSTREAM] += upstream_s

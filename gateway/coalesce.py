@@ -23,6 +23,7 @@ from gateway.error import DeadlineExceeded, UpstreamFailed, UpstreamRefused
 Values = dict[str, NDArray[Any]]
 
 _GRAIN_S = 0.005  # how exactly a deadline is kept
+_MAX_SIGNATURES = 1024
 
 
 class Result:
@@ -92,12 +93,18 @@ class Entry:
 
 
 class Executor:
-    """What a lane does with a batch; one a model version."""
+    """What a lane does with a batch; one a model version.
+
+    `check_shapes` holds names, datatypes and shapes of a request's tensors against the model's, and returns the number
+    of samples; what has passed once isn't held against them again. `check_values` looks at the values, each time.
+    """
 
     def __init__(
         self,
         run: Callable[[Sequence[Entry], float], Awaitable[Result]],
         *,
+        check_shapes: Callable[[Tensors], int],
+        check_values: Callable[[Tensors], None],
         max_batch: int,
         max_calls: int,
         on_result: Callable[[Sequence[Entry], Result], None],
@@ -109,25 +116,22 @@ class Executor:
         self.max_calls = max_calls
         self.on_result = on_result
         self.on_retry = on_retry
+        self._check_shapes = check_shapes
+        self._check_values = check_values
         self._on_expired = on_expired
+        self._passed: dict[Hashable, tuple[Hashable, int]] = {}
         self._lanes: dict[Hashable, _Lane] = {}
         self._deadlines = _Deadlines(self._expire)
 
     async def submit(
-        self,
-        tensors: Tensors,
-        observed: Values,
-        num_samples: int,
-        deadline: float,
-        priority: int = 0,
-        span: Any = None,
+        self, tensors: Tensors, observed: Values, deadline: float, priority: int = 0, span: Any = None
     ) -> Inference:
         """Wait for this request's share of a batch, until `deadline` (monotonic seconds).
 
-        Raises DeadlineExceeded, or whatever `run` raised for this request.
+        Raises DeadlineExceeded, or whatever a check, or `run` for this request, raised.
         """
-        parts = [(name, array.dtype.str, array.shape[1:]) for name, array in tensors.items()]
-        signature = (priority, *parts, *observed)
+        signature, num_samples = self._pass(tensors, observed, priority)
+        self._check_values(tensors)
         lane = self._lanes.get(signature)
         if lane is None:
             lane = self._lanes[signature] = _Lane(self, signature)
@@ -142,6 +146,19 @@ class Executor:
             if entry.call is not None:
                 entry.call.leave()
             self.release(lane)
+
+    def _pass(self, tensors: Tensors, observed: Values, priority: int) -> tuple[Hashable, int]:
+        """What a request must share with others to be joined with them, and its number of samples."""
+        items = tensors.items() if len(tensors) == 1 else sorted(tensors.items())  # whatever order they were sent in
+        whole = (priority, *observed, *[(name, array.dtype, array.shape) for name, array in items])
+        passed = self._passed.get(whole)
+        if passed is None:
+            num_samples = self._check_shapes(tensors)
+            parts = [(name, array.dtype, array.shape[1:]) for name, array in items]
+            if len(self._passed) >= _MAX_SIGNATURES:
+                self._passed.clear()
+            passed = self._passed[whole] = (priority, *observed, *parts), num_samples
+        return passed
 
     def release(self, lane: "_Lane") -> None:
         """Forget a lane that has nothing to do: clients choose dynamic shapes, so lanes must not pile up."""

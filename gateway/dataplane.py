@@ -10,21 +10,20 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from contract import Contract, Repository
 from contract.postprocess import answers, interpret
 from contract.preprocess import Prepared, Preprocessor
 from contract.schema import ClassificationPostprocess
-from contract.tensor import Tensors, check_inputs, datatype_of
+from contract.tensor import Tensors, check_inputs, check_shapes, check_values, datatype_of
+from gateway.admission import Admission
 from gateway.call import Ask, Call
 from gateway.catalog import Catalog, Change, Served, newest
 from gateway.coalesce import Entry, Executor, Inference, Result, Values
 from gateway.error import (
     DeadlineExceeded,
     InvalidRequest,
-    Overloaded,
     UnknownModel,
     UpstreamError,
     UpstreamFailed,
@@ -35,7 +34,6 @@ from gateway.feedback import Feedback
 from gateway.journal import Journal
 from gateway.metric import OTHER, Metrics, VersionSeries
 from gateway.observation import Observation
-from gateway.outcome import OK, Outcome, outcome_of
 from gateway.route import Choice, Target
 from gateway.route_file import RouteFile
 from gateway.setting import Settings
@@ -81,13 +79,13 @@ class DataPlane:
         self._executors: dict[Served, Executor] = {}
         self._threads = ThreadPoolExecutor(settings.preprocess_threads, thread_name_prefix="preprocess")
 
-    def call(self, ask: Ask) -> "_Hold":
-        """Hold one request: find who serves it, take a slot, and when it ends, however it ends, count it.
+    def call(self, ask: Ask) -> Admission:
+        """Admit one request: find who serves it, take a slot, and when it ends, however it ends, count it.
 
         A context manager that gives the `Call`. Raises UnknownModel, UpstreamUnavailable or Overloaded; passes on
         whatever the body raises.
         """
-        return _Hold(self, ask)
+        return Admission(self, ask)
 
     async def predict(self, call: Call, items: Sequence[Any]) -> list[dict[str, Any]]:
         """Answer N items (image bytes, texts, rows) with one JSON object each."""
@@ -163,11 +161,12 @@ class DataPlane:
     def _target(self, target: Target) -> Served:
         return self.catalog.find(target.model, None if target.version is None else str(target.version))
 
-    async def _serve(self, call: Call, ask: "_Attempt") -> Inference:
+    def _serve(self, call: Call, ask: "_Attempt") -> Awaitable[Inference]:
+        """Ask whoever serves the call, as its route says where it has one."""
+        return self._ask_newest(call, ask) if call.choice is None else self._ask_routed(call, call.choice, ask)
+
+    async def _ask_routed(self, call: Call, choice: Choice, ask: "_Attempt") -> Inference:
         """Ask the call's target, and those it falls back to when that fails or takes too long; offer a shadow copy."""
-        choice = call.choice
-        if choice is None:
-            return await self._ask_newest(call, ask)
         inference = await self._ask_in_turn(call, choice, ask)
         if choice.shadow is not None:
             self._offer_shadow(call, choice, inference, ask)
@@ -232,21 +231,13 @@ class DataPlane:
         call.mark("preprocess")
         return await self._coalesced(call, contract, prepared.tensors, prepared.observed, deadline)
 
-    async def _infer_by(
+    def _infer_by(
         self, tensors: Tensors, parameters: Mapping[str, Any] | None, call: Call, deadline: float
-    ) -> Inference:
-        served = call.served
-        if served.contract is not None and not parameters:
-            return await self._coalesced(call, served.contract, tensors, {}, deadline)
-        if served.contract is not None:
-            check_inputs(served.contract.inputs, served.contract.batch, tensors)
-        self.metrics.series(served.name, served.version).attempts.inc()
-        outputs = await self.upstream.infer(
-            served.name, served.version, tensors, deadline - time.monotonic(),
-            priority=call.priority, parameters=parameters, metadata=self.journal.upstream_metadata([call.span]),
-        )  # fmt: skip
-        call.mark("upstream")
-        return Inference(Result({}, outputs, 1, lambda _: None), None, 0.0)
+    ) -> Awaitable[Inference]:
+        contract = call.served.contract
+        if contract is None or parameters:
+            return self._alone(call, tensors, parameters, deadline)
+        return self._coalesced(call, contract, tensors, {}, deadline)
 
     async def _prepare(self, prepare: Preprocessor, items: Sequence[Any], deadline: float) -> Prepared:
         """Prepare items on the loop where that is cheaper than a change of threads, and off it otherwise."""
@@ -262,17 +253,30 @@ class DataPlane:
     async def _coalesced(
         self, call: Call, contract: Contract, tensors: Tensors, observed: Values, deadline: float
     ) -> Inference:
+        """Have a request's share of a batch."""
         served = call.served
-        num_samples = check_inputs(contract.inputs, contract.batch, tensors)
-        if len(tensors) > 1:  # in one order, so that requests that name them in another can be joined
-            tensors = {spec.name: tensors[spec.name] for spec in contract.inputs}
         executor = self._executors.get(served)
         if executor is None:  # the version went away between the request's arrival and now
             raise UpstreamUnavailable(f"model {served.name!r} version {served.version} is no longer served")
-        inference = await executor.submit(tensors, observed, num_samples, deadline, call.priority, call.span)
+        inference = await executor.submit(tensors, observed, deadline, call.priority, call.span)
         call.batch_samples = inference.batch_samples
         call.mark_inference(inference.upstream_s)
         return inference
+
+    async def _alone(
+        self, call: Call, tensors: Tensors, parameters: Mapping[str, Any] | None, deadline: float
+    ) -> Inference:
+        """Have a call to Triton to oneself: parameters are for all of it, and without a contract nothing is known."""
+        served = call.served
+        if served.contract is not None:
+            check_inputs(served.contract.inputs, served.contract.batch, tensors)
+        self.metrics.series(served.name, served.version).attempts.inc()
+        outputs = await self.upstream.infer(
+            served.name, served.version, tensors, deadline - time.monotonic(),
+            priority=call.priority, parameters=parameters, metadata=self.journal.upstream_metadata([call.span]),
+        )  # fmt: skip
+        call.mark("upstream")
+        return Inference(Result({}, outputs, 1, lambda _: None), None, 0.0)
 
     def _changed(self, change: Change) -> None:
         """Take over the catalog's new versions and let go of the old ones."""
@@ -314,6 +318,8 @@ class DataPlane:
 
         return Executor(
             run,
+            check_shapes=partial(check_shapes, contract.inputs, contract.batch),
+            check_values=partial(check_values, contract.inputs),
             max_batch=contract.batch.max,
             max_calls=self.settings.upstream_calls,
             on_result=self._observation(served),
@@ -323,88 +329,6 @@ class DataPlane:
 
 
 _Attempt = Callable[[Call, float], Awaitable[Inference]]
-
-
-class _Hold:
-    """The context of one call: the one place that takes and frees slots, and counts how requests end."""
-
-    __slots__ = ("_ask", "_call", "_deadline", "_plane", "_series", "_span", "_started")
-
-    def __init__(self, plane: DataPlane, ask: Ask) -> None:
-        self._plane = plane
-        self._ask = ask
-        self._call: Call | None = None
-        self._series: VersionSeries | None = None
-        self._span = plane.journal.begin(ask)
-
-    def __enter__(self) -> Call:
-        plane, ask = self._plane, self._ask
-        self._started = started = time.monotonic()
-        limit_s = plane.settings.request_timeout_s
-        self._deadline = started + (limit_s if ask.timeout_s is None else min(ask.timeout_s, limit_s))
-        try:
-            return self._admit()
-        except BaseException as exc:
-            self.__exit__(type(exc), exc, None)
-            raise
-
-    def _admit(self) -> Call:
-        plane, ask = self._plane, self._ask
-        served, choice = plane.find(ask)
-        if choice is not None and choice.deadline_s is not None:
-            self._deadline = min(self._deadline, self._started + choice.deadline_s)
-        self._series = series = plane.metrics.series(served.name, served.version)
-        if plane.inflight >= plane.settings.max_inflight:
-            series.shed["capacity"].inc()
-            raise Overloaded(f"the gateway has {plane.inflight} requests in hand, its limit; try again in a second")
-        plane.inflight += 1
-        series.inflight.num += 1
-        plane.metrics.routed(
-            served.name if choice is None else choice.route,
-            served.label,
-            _kind(ask, served, choice),
-        )
-        self._call = Call(ask, self._started, self._deadline, self._started, served, choice, span=self._span)
-        return self._call
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
-        plane, call, now = self._plane, self._call, time.monotonic()
-        outcome = OK if exc is None else self._outcome(exc, now)
-        if call is not None:
-            assert self._series is not None
-            plane.inflight -= 1
-            self._series.inflight.num -= 1
-            call.mark("postprocess")
-        if plane.settings.counting:
-            self._count(outcome, now - self._started)
-        plane.journal.end(self._ask, call, self._span, outcome, exc, now - self._started)
-
-    def _count(self, outcome: Outcome, took_s: float) -> None:
-        plane, call = self._plane, self._call
-        if call is None:
-            series = self._series or plane.series_of(self._ask)
-        else:
-            series = plane.metrics.series(call.served.name, call.served.version)
-            if outcome is OK:
-                for stage, stage_s in zip(series.stages, call.stages, strict=True):
-                    stage.observe(stage_s)
-        series.requests[self._ask.protocol][outcome.status].inc()
-        if outcome is OK or outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
-            series.duration[self._ask.protocol].observe(took_s)
-
-    def _outcome(self, exc: BaseException, now: float) -> Outcome:
-        if isinstance(exc, asyncio.CancelledError) and now > self._deadline - _DEADLINE_SLACK_S:
-            return outcome_of(DeadlineExceeded())  # gRPC cancels a call whose deadline passes
-        return outcome_of(exc)
-
-
-def _kind(ask: Ask, served: Served, choice: Choice | None) -> str:
-    """Who chose the version, for metrics: the client, nobody, or the route in one of its ways."""
-    if choice is None:
-        return "pinned" if ask.version else "latest"
-    target = choice.target
-    chosen = served.name == target.model and target.version in (None, int(served.version))
-    return choice.kind if chosen else "fallback"
 
 
 def _answer(served: Served, inference: Inference) -> Answer:

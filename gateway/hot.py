@@ -23,6 +23,7 @@ from gateway.call import Ask, Call
 from gateway.dataplane import DataPlane
 from gateway.encoding import encode
 from gateway.error import InvalidRequest
+from gateway.form import Forms
 from gateway.log import request_id
 from gateway.outcome import message_of, outcome_of
 from gateway.v2 import read_request, write_response
@@ -71,14 +72,20 @@ class Reply:
 
 @dataclass(slots=True)
 class Exchange:
-    """One request to a hot endpoint. `read` gives its whole body, bounded in bytes and by a deadline."""
+    """One request to a hot endpoint. Its body is there, or `read` gives it, bounded in bytes and by a deadline."""
 
     name: str
     version: str | None
     headers: Mapping[bytes, bytes]
-    read: Callable[[float], Awaitable[bytes]]
     client: str | None = None
+    body: bytes | None = None
+    read: Callable[[float], Awaitable[bytes]] | None = None
     request_id: str = ""
+
+    async def whole_body(self, deadline: float) -> bytes:
+        """The body, once all of it is there."""
+        assert self.read is not None
+        return await self.read(deadline)
 
     def ask(self, protocol: str) -> Ask:
         """What is asked for, for the data plane."""
@@ -105,7 +112,9 @@ Endpoint = Callable[[Exchange], Awaitable[Reply]]
 async def predict(plane: DataPlane, exchange: Exchange) -> Reply:
     """Answer what a client means: images, texts or rows."""
     with plane.call(exchange.ask("predict")) as call:
-        body = await exchange.read(call.deadline)
+        body = exchange.body
+        if body is None:
+            body = await exchange.whole_body(call.deadline)
         contract = call.served.contract
         if contract is None:
             raise InvalidRequest(f"model {call.served.name!r} takes tensors; send them by the V2 protocol")
@@ -116,19 +125,22 @@ async def predict(plane: DataPlane, exchange: Exchange) -> Reply:
     return _finish(exchange, call, Reply(data))
 
 
-async def infer(plane: DataPlane, exchange: Exchange) -> Reply:
+async def infer(plane: DataPlane, forms: Forms, exchange: Exchange) -> Reply:
     """Answer tensors with tensors, in the Open Inference Protocol's JSON or binary form."""
     with plane.call(exchange.ask("v2_http")) as call:
-        body = await exchange.read(call.deadline)
-        request = read_request(body, header_text(exchange.headers, b"inference-header-content-length"))
+        body = exchange.body
+        if body is None:
+            body = await exchange.whole_body(call.deadline)
+        json_length = header_text(exchange.headers, b"inference-header-content-length")
+        request = forms.read(body) if json_length is None else read_request(body, json_length)
         outputs = await plane.infer(call, request)
         served = call.served
-        data, json_length = write_response(
+        data, text_bytes = write_response(
             served.name, served.version, request, outputs, labels=class_labels(served.contract)
         )
-    if json_length is None:
+    if text_bytes is None:
         return _finish(exchange, call, Reply(data))
-    length = (b"inference-header-content-length", b"%d" % json_length)
+    length = (b"inference-header-content-length", b"%d" % text_bytes)
     return _finish(exchange, call, Reply(data, content_type=OCTETS, headers=[length]))
 
 
@@ -144,13 +156,10 @@ async def answer(endpoint: Endpoint, exchange: Exchange) -> Reply:
     try:
         return await endpoint(exchange)
     except Exception as exc:
-        reply = error_reply(exc)
-        if exchange.request_id:
-            reply.headers.append((b"x-request-id", exchange.request_id.encode()))
-        return reply
+        return error_reply(exc, exchange.request_id)
 
 
-def error_reply(exc: BaseException) -> Reply:
+def error_reply(exc: BaseException, request_id: str = "") -> Reply:
     """One sentence, under the status of the error's outcome."""
     outcome = outcome_of(exc)
     if outcome.status == 500:
@@ -158,6 +167,8 @@ def error_reply(exc: BaseException) -> Reply:
     reply = Reply(orjson.dumps({"error": message_of(exc)}), outcome.status)
     if outcome.retry_after_s:
         reply.headers.append((b"retry-after", b"%d" % outcome.retry_after_s))
+    if request_id:
+        reply.headers.append((b"x-request-id", request_id.encode()))
     return reply
 
 
@@ -171,7 +182,7 @@ class HotEndpoints:
         self.max_body_bytes = plane.settings.max_body_bytes
         self._endpoints: dict[tuple[str, str], Endpoint] = {
             ("v1", "predict"): partial(predict, plane),
-            ("v2", "infer"): partial(infer, plane),
+            ("v2", "infer"): partial(infer, plane, Forms()),
         }
 
     def find(self, path: str) -> tuple[Endpoint, str, str | None] | None:
@@ -203,7 +214,7 @@ class HotPath:
         headers = dict(scope["headers"])
         body = Body(receive, headers, self._endpoints.plane.settings.max_body_bytes)
         client = scope.get("client")
-        exchange = Exchange(name, version, headers, body.read, client[0] if client else None)
+        exchange = Exchange(name, version, headers, client[0] if client else None, read=body.read)
         reply = await _unless_gone(answer(endpoint, exchange), body)
         if reply is None:
             return

@@ -3,16 +3,20 @@
 uvicorn reads on while pipelined requests wait, so one client that never reads answers could fill the memory; and it
 waits for ever for the rest of a header. And its way from bytes to an ASGI application and back costs as much as all
 that we do for a small request: one that has arrived whole is answered from here, by the same endpoints.
+
+A client sends the same header again and again. The header of a request that was answered from here is kept with what
+was read of it, and one of the same bytes isn't parsed again.
 """
 
 import asyncio
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.hot import Endpoint, Exchange, HotEndpoints, Reply, answer
+from gateway.hot import Endpoint, Exchange, HotEndpoints, Reply, error_reply
 
 MAX_PIPELINED = 16
 HEADER_TIMEOUT_S = 10.0
@@ -20,8 +24,21 @@ MAX_HOT_BODY_BYTES = 256 * 1024  # what is larger is read by and by, within a de
 
 _WATCH_S = 2.5
 _WRITE_TIMEOUT_S = 30.0
-_MAX_KNOWN_PATHS = 1024
+_MAX_HEADS = 1024
+_MAX_HEAD_BYTES = 4096
 _LENGTH_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the header of a hot request says: the same bytes say the same again."""
+
+    endpoint: Endpoint
+    name: str
+    version: str | None
+    headers: Mapping[bytes, bytes]
+    keep_alive: bool
+    body_bytes: int
 
 
 class _Cycle:
@@ -51,10 +68,11 @@ class GatewayProtocol(HttpToolsProtocol):
     endpoints: HotEndpoints
     max_connections: int
     max_body_bytes: int
-    known: dict[bytes, tuple[Endpoint, str, str | None]]
+    heads: dict[bytes, Head]
 
-    _hot: Exchange | None = None
-    _endpoint: Endpoint | None = None
+    _hot: Head | None = None
+    _received = b""  # what arrived last, if a request began with it
+    _between = True  # no request has begun to arrive without having arrived whole
     _task: asyncio.Task[None] | None = None
     _watch: asyncio.TimerHandle | None = None
     _begun = False  # a request has begun to arrive, and not arrived whole
@@ -80,28 +98,35 @@ class GatewayProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, unless too many requests wait for their turn already."""
+        """Answer a request whose header is known, or parse on, unless too many wait for their turn already."""
+        if self._between and (self.cycle is None or self.cycle.response_complete):
+            end = data.find(b"\r\n\r\n") + 4
+            head = self.heads.get(data[:end])
+            if head is not None and len(data) - end == head.body_bytes:
+                self._start(head, data[end:])
+                return
+            self._received = data
         super().data_received(data)
+        self._received = b""
         if len(self.pipeline) > MAX_PIPELINED:
             self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin to wait for the rest of the header."""
-        self._begun = True
+        self._begun, self._between = True, False
         self._wait_for_client(HEADER_TIMEOUT_S)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Take a hot request, or give any other to the server."""
-        exchange = self._take()
-        if exchange is None:
+        self._hot = self._take()
+        if self._hot is None:
             self._patience_s = 0.0  # from here on the request's own deadline holds
             self._begun = False
             super().on_headers_complete()
             if self._last:
                 self.cycle.keep_alive = False
         else:
-            self._hot = exchange
             self._wait_for_client(HEADER_TIMEOUT_S)
 
     def on_body(self, body: bytes) -> None:
@@ -113,19 +138,15 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Start to work on a hot request, now that all of it is here."""
-        exchange, self._hot = self._hot, None
-        if exchange is None:
+        self._between = True
+        head, self._hot = self._hot, None
+        if head is None:
             super().on_message_complete()
             return
-        assert self._endpoint is not None
-        self._begun, self._patience_s = False, 0.0
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
-        exchange.read = partial(_whole, body)
-        cycle = _Cycle(self.parser.should_keep_alive() and not self._last)
-        self.cycle = cycle  # type: ignore[assignment]
-        self._task = cycle.task = self.loop.create_task(self._serve(cycle, self._endpoint, exchange))
-        self.tasks.add(cycle.task)
+        self._keep(head)
+        self._start(head, body)
 
     def on_response_complete(self) -> None:
         """Turn to the next request."""
@@ -152,38 +173,45 @@ class GatewayProtocol(HttpToolsProtocol):
         self.transport.write(Reply(body, 400).encode(keep_alive=False))
         self.transport.close()
 
-    def _take(self) -> Exchange | None:
-        """The request as an exchange when it is a hot one that can be answered from here; else None."""
+    def _take(self) -> Head | None:
+        """The request's head when it is a hot one that can be answered from here; else None."""
         busy = self.cycle is not None and not self.cycle.response_complete
         if busy or self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
             return None
-        found = self.known.get(self.url) or self._learn()
-        if found is None or self.expect_100_continue or self.parser.should_upgrade():
-            return None
-        headers = dict(self.headers)
-        length = headers.get(b"content-length", b"")
-        if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self.max_body_bytes:
-            return None  # zeros in front may hide any length: whoever counts what comes reads those
-        if b"transfer-encoding" in headers:
-            return None
-        if b"content-encoding" in headers:
-            return None
-        self._endpoint, name, version = found
-        return Exchange(name, version, headers, _unread, self.client[0] if self.client else None)
-
-    def _learn(self) -> tuple[Endpoint, str, str | None] | None:
-        if b"%" in self.url or b"?" in self.url:
+        if b"%" in self.url or b"?" in self.url or self.expect_100_continue or self.parser.should_upgrade():
             return None
         found = self.endpoints.find(self.url.decode("latin-1"))
-        if found is not None:
-            if len(self.known) >= _MAX_KNOWN_PATHS:
-                self.known.clear()
-            self.known[self.url] = found
-        return found
+        headers = dict(self.headers)
+        length = headers.get(b"content-length", b"")
+        if found is None or b"transfer-encoding" in headers or b"content-encoding" in headers:
+            return None
+        if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self.max_body_bytes:
+            return None  # zeros in front may hide any length: whoever counts what comes reads those
+        return Head(*found, headers, self.parser.should_keep_alive(), int(length))
+
+    def _keep(self, head: Head) -> None:
+        """Keep a head for the next request, if it and its body are exactly what arrived together."""
+        end = self._received.find(b"\r\n\r\n") + 4
+        if end <= _MAX_HEAD_BYTES and len(self._received) - end == head.body_bytes:
+            if len(self.heads) >= _MAX_HEADS:
+                self.heads.clear()
+            self.heads[self._received[:end]] = head
+
+    def _start(self, head: Head, body: bytes) -> None:
+        self._begun, self._patience_s = False, 0.0
+        client = self.client[0] if self.client else None
+        exchange = Exchange(head.name, head.version, head.headers, client, body)
+        cycle = _Cycle(head.keep_alive and not self._last)
+        self.cycle = cycle  # type: ignore[assignment]
+        self._task = cycle.task = self.loop.create_task(self._serve(cycle, head.endpoint, exchange))
+        self.tasks.add(cycle.task)
 
     async def _serve(self, cycle: _Cycle, endpoint: Endpoint, exchange: Exchange) -> None:
         try:
-            reply = await answer(endpoint, exchange)
+            try:
+                reply = await endpoint(exchange)
+            except Exception as exc:
+                reply = error_reply(exc, exchange.request_id)
             if self.flow.write_paused:
                 await self._drain()
             if self.transport.is_closing():
@@ -223,14 +251,6 @@ def protocol_of(endpoints: HotEndpoints, max_connections: int) -> type[GatewayPr
         "endpoints": endpoints,
         "max_connections": max_connections,
         "max_body_bytes": min(MAX_HOT_BODY_BYTES, endpoints.max_body_bytes),
-        "known": {},
+        "heads": {},
     }
     return type("GatewayProtocol", (GatewayProtocol,), members)
-
-
-async def _whole(body: bytes, _: float) -> bytes:
-    return body
-
-
-async def _unread(_: float) -> bytes:
-    raise AssertionError("the body is there before the endpoint is called")

@@ -51,7 +51,7 @@ class RequestedOutput:
     parameters: Parameters = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: that would make it three times as dear, and each request has one
 class InferRequest:
     """An inference request, whatever it came by. No `outputs` are all of them."""
 
@@ -61,6 +61,17 @@ class InferRequest:
     parameters: Parameters = field(default_factory=dict)
     binary_default: bool = False
     input_parameters: Mapping[str, Parameters] = field(default_factory=dict)
+
+    def with_tensors(self, tensors: dict[str, NDArray[Any]]) -> "InferRequest":
+        """The same request with other data."""
+        return InferRequest(
+            tensors=tensors,
+            outputs=self.outputs,
+            id=self.id,
+            parameters=self.parameters,
+            binary_default=self.binary_default,
+            input_parameters=self.input_parameters,
+        )
 
 
 def read_request(body: bytes | memoryview, header_length: str | bytes | None = None) -> InferRequest:

@@ -28,6 +28,8 @@ class Doubler:
             on_result=self.on_result,
             on_retry=self.on_retry,
             on_expired=self.on_expired,
+            check_shapes=lambda tensors: len(tensors["x"]),
+            check_values=lambda _: None,
             **(defaults | options),
         )
 
@@ -55,7 +57,7 @@ class Doubler:
     def ask(self, *values: float, width: int = 1, timeout_s: float = 30) -> "asyncio.Task[Inference]":
         x = np.repeat(np.array(values, np.float32)[:, None], width, axis=1)
         deadline = time.monotonic() + timeout_s
-        return asyncio.ensure_future(self.executor.submit({"x": x}, {}, len(values), deadline))
+        return asyncio.ensure_future(self.executor.submit({"x": x}, {}, deadline))
 
 
 async def settle() -> None:

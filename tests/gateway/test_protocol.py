@@ -39,7 +39,7 @@ class Endpoints(HotEndpoints):
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        return Reply(await exchange.read(0))
+        return Reply(exchange.body or b"")
 
 
 @asynccontextmanager
@@ -150,4 +150,54 @@ async def test_connection_close_is_honoured() -> None:
         writer.write(hot(b"x", b"Connection: close"))
         async with asyncio.timeout(5):
             assert (await reader.read(-1)).endswith(b"connection: close\r\n\r\nx")
+        writer.close()
+
+
+async def test_a_header_seen_before_is_known_and_its_body_is_read_anew() -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for body in (b"one", b"two", b"six", b"three", b"seven"):
+            writer.write(hot(body))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"content-length: %d\r\n" % len(body) in head
+            assert await reader.readexactly(len(body)) == body
+        writer.close()
+
+
+@pytest.mark.parametrize("cut", [1, 40, 61, 63])
+async def test_a_known_header_that_comes_in_pieces_or_with_more_behind_it_is_read_as_ever(cut: int) -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        request = hot(b"abc")
+        writer.write(request)
+        await reader.readuntil(b"abc")
+        writer.write(request[:cut])
+        await writer.drain()
+        await asyncio.sleep(0.02)  # so that the server sees the pieces apart
+        writer.write(request[cut:] + ASK)
+        await reader.readuntil(b"abc")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.write(hot(b"abc", b"Connection: close"))
+        answer = await reader.read(-1)
+        assert b"connection: close" in answer
+        assert answer.endswith(b"abc")
+        writer.close()
+
+
+async def test_no_more_than_so_many_headers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_MAX_HEADS", 3)
+    made: list[type[protocol.GatewayProtocol]] = []
+
+    def protocol_of(*args: Any) -> type[protocol.GatewayProtocol]:
+        made.append(make(*args))
+        return made[-1]
+
+    make = protocol.protocol_of
+    monkeypatch.setattr(protocol, "protocol_of", protocol_of)
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for number in range(8):
+            writer.write(hot(b"abc", b"X-Request-Id: %d" % number))
+            await reader.readuntil(b"abc")
+            assert 1 <= len(made[0].heads) <= 3
         writer.close()

@@ -1,0 +1,96 @@
+"""One request's way in and out: the one place that takes and frees slots, and counts how requests end."""
+
+import asyncio
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from gateway.call import Ask, Call
+from gateway.error import DeadlineExceeded, Overloaded
+from gateway.metric import VersionSeries
+from gateway.outcome import OK, Outcome, outcome_of
+from gateway.route import Choice
+
+if TYPE_CHECKING:
+    from gateway.catalog import Served
+    from gateway.dataplane import DataPlane
+
+_DEADLINE_SLACK_S = 0.01
+
+
+class Admission:
+    """The context of one call; `DataPlane.call` says what it does."""
+
+    __slots__ = ("_ask", "_call", "_deadline", "_plane", "_series", "_span", "_started")
+
+    def __init__(self, plane: "DataPlane", ask: Ask) -> None:
+        self._plane = plane
+        self._ask = ask
+        self._call: Call | None = None
+        self._series: VersionSeries | None = None
+        self._span = plane.journal.begin(ask)
+
+    def __enter__(self) -> Call:
+        plane, ask = self._plane, self._ask
+        self._started = started = time.monotonic()
+        limit_s = plane.settings.request_timeout_s
+        self._deadline = started + (limit_s if ask.timeout_s is None else min(ask.timeout_s, limit_s))
+        try:
+            self._call = call = self._admit()
+        except BaseException as exc:
+            self.__exit__(type(exc), exc, None)
+            raise
+        return call
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: TracebackType | None) -> None:
+        plane, call, now = self._plane, self._call, time.monotonic()
+        outcome = OK if exc is None else self._outcome(exc, now)
+        if call is not None:
+            assert self._series is not None
+            plane.inflight -= 1
+            self._series.inflight.num -= 1
+            call.mark("postprocess", now)
+        if plane.settings.counting:
+            self._count(outcome, now - self._started)
+        plane.journal.end(self._ask, call, self._span, outcome, exc, now - self._started)
+
+    def _admit(self) -> Call:
+        plane, ask, metrics = self._plane, self._ask, self._plane.metrics
+        served, choice = plane.find(ask)
+        if choice is not None and choice.deadline_s is not None:
+            self._deadline = min(self._deadline, self._started + choice.deadline_s)
+        self._series = series = metrics.series(served.name, served.version)
+        if plane.inflight >= plane.settings.max_inflight:
+            series.shed["capacity"].inc()
+            raise Overloaded(f"the gateway has {plane.inflight} requests in hand, its limit; try again in a second")
+        plane.inflight += 1
+        series.inflight.num += 1
+        metrics.routed(served.name if choice is None else choice.route, served.label, _kind(ask, served, choice))
+        return Call(ask, self._started, self._deadline, self._started, served, choice, span=self._span)
+
+    def _count(self, outcome: Outcome, took_s: float) -> None:
+        plane, call, protocol = self._plane, self._call, self._ask.protocol
+        if call is None:
+            series = self._series or plane.series_of(self._ask)
+        else:
+            series = plane.metrics.series(call.served.name, call.served.version)
+            if outcome is OK:
+                for stage, stage_s in zip(series.stages, call.stages, strict=True):
+                    stage.observe(stage_s)
+        series.requests[protocol][outcome.status].inc()
+        if outcome is OK or outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
+            series.duration[protocol].observe(took_s)
+
+    def _outcome(self, exc: BaseException, now: float) -> Outcome:
+        if isinstance(exc, asyncio.CancelledError) and now > self._deadline - _DEADLINE_SLACK_S:
+            return outcome_of(DeadlineExceeded())  # gRPC cancels a call whose deadline passes
+        return outcome_of(exc)
+
+
+def _kind(ask: Ask, served: "Served", choice: Choice | None) -> str:
+    """Who chose the version, for metrics: the client, nobody, or the route in one of its ways."""
+    if choice is None:
+        return "pinned" if ask.version else "latest"
+    target = choice.target
+    chosen = served.name == target.model and target.version in (None, int(served.version))
+    return choice.kind if chosen else "fallback"
