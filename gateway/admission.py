@@ -55,17 +55,16 @@ class Admission:
         plane.journal.end(self._ask, call, self._span, outcome, exc, now - self._started)
 
     def _admit(self) -> Call:
-        plane, ask, metrics = self._plane, self._ask, self._plane.metrics
+        plane, ask = self._plane, self._ask
         served, choice = plane.find(ask)
         if choice is not None and choice.deadline_s is not None:
             self._deadline = min(self._deadline, self._started + choice.deadline_s)
-        self._series = series = metrics.series(served.name, served.version)
+        self._series = series = plane.metrics.series(served.name, served.version)
         if plane.inflight >= plane.settings.max_inflight:
             series.shed["capacity"].inc()
             raise Overloaded(f"the gateway has {plane.inflight} requests in hand, its limit; try again in a second")
         plane.inflight += 1
         series.inflight.num += 1
-        metrics.routed(served.name if choice is None else choice.route, served.label, _kind(ask, served, choice))
         return Call(ask, self._started, self._deadline, self._started, served, choice, span=self._span)
 
     def _count(self, outcome: Outcome, took_s: float) -> None:
@@ -73,7 +72,10 @@ class Admission:
         if call is None:
             series = self._series or plane.series_of(self._ask)
         else:
-            series = plane.metrics.series(call.served.name, call.served.version)
+            served, choice = call.served, call.choice
+            series = plane.metrics.series(served.name, served.version)
+            route = served.name if choice is None else choice.route
+            plane.metrics.routed(route, served.label, _kind(self._ask, served, choice))
             if outcome is OK:
                 for stage, stage_s in zip(series.stages, call.stages, strict=True):
                     stage.observe(stage_s)

@@ -65,6 +65,10 @@ class Call:
             raise DeadlineExceeded("the request's time was up before the model was asked")
         return remaining
 
+    def limit(self, timeout_s: float) -> None:
+        """Give the request no more than that much time, from its start on."""
+        self.deadline = min(self.deadline, self.started + timeout_s)
+
     def mark(self, stage: str, now: float | None = None) -> None:
         """End a stage: it took all the time since the last mark. The stages so add up to the whole request."""
         if now is None:

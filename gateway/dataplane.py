@@ -199,7 +199,6 @@ class DataPlane:
                     raise
                 call.mark("upstream")
                 call.served = left.pop(0)
-                self.metrics.routed(choice.route, call.served.label, "fallback")
                 log.debug("route %s falls back to %s/%s: %s", choice.route, call.served.name, call.served.version, exc)
 
     def _offer_shadow(self, call: Call, choice: Choice, inference: Inference, ask: "_Attempt") -> None:
@@ -345,7 +344,7 @@ def _heed(call: Call, parameters: Mapping[str, Any]) -> dict[str, Any]:
     if timeout is not None:
         if type(timeout) is not int or timeout <= 0:  # a bool is an int too
             raise InvalidRequest(f"expected a positive number of microseconds in 'timeout', got {timeout!r:.40}")
-        call.deadline = min(call.deadline, call.started + timeout / 1e6)
+        call.limit(timeout / 1e6)
     if priority is not None:
         if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
             raise InvalidRequest(f"expected a priority of 0 to {MAX_PRIORITY}, got {priority!r:.40}")

@@ -89,18 +89,14 @@ class Exchange:
 
     def ask(self, protocol: str) -> Ask:
         """What is asked for, for the data plane."""
-        headers = self.headers
-        self.request_id = request_id(header_text(headers, b"x-request-id"))
-        timeout = headers.get(_TIMEOUT_HEADER)
-        return Ask(
-            protocol,
-            self.name,
-            self.version,
-            None if timeout is None else _timeout_s(timeout),
-            self.request_id,
-            self.client,
-            self._headers,
-        )
+        self.request_id = request_id(header_text(self.headers, b"x-request-id"))
+        return Ask(protocol, self.name, self.version, None, self.request_id, self.client, self._headers)
+
+    def heed_timeout(self, call: Call) -> None:
+        """Give the call no more time than the client does; InvalidRequest when that can't be read."""
+        timeout = self.headers.get(_TIMEOUT_HEADER)
+        if timeout is not None:
+            call.limit(_timeout_s(timeout))
 
     def _headers(self) -> Mapping[str, str]:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()}
@@ -112,6 +108,7 @@ Endpoint = Callable[[Exchange], Awaitable[Reply]]
 async def predict(plane: DataPlane, exchange: Exchange) -> Reply:
     """Answer what a client means: images, texts or rows."""
     with plane.call(exchange.ask("predict")) as call:
+        exchange.heed_timeout(call)
         body = exchange.body
         if body is None:
             body = await exchange.whole_body(call.deadline)
@@ -128,6 +125,7 @@ async def predict(plane: DataPlane, exchange: Exchange) -> Reply:
 async def infer(plane: DataPlane, forms: Forms, exchange: Exchange) -> Reply:
     """Answer tensors with tensors, in the Open Inference Protocol's JSON or binary form."""
     with plane.call(exchange.ask("v2_http")) as call:
+        exchange.heed_timeout(call)
         body = exchange.body
         if body is None:
             body = await exchange.whole_body(call.deadline)

@@ -309,3 +309,4 @@ async def test_a_clients_deadline_in_a_header_is_kept(serve: Serve) -> None:
         wrong = await gateway.client.post(PREDICT, content=png(0), headers=headers | {"x-request-timeout-ms": "soon"})
         assert wrong.status_code == 400
         assert "X-Request-Timeout-Ms" in wrong.json()["error"]
+        assert gateway.metric("gateway_requests_total", code="400") == 1

@@ -212,6 +212,7 @@ async def test_a_target_that_fails_is_followed_by_the_next(route: Route, error: 
         assert await who(gateway) == "small/1"
         assert [call[:2] for call in gateway.upstream.calls] == [("tiny", "1"), ("tiny", "2"), ("small", "1")]
         assert gateway.metric("gateway_route_total", route="tiny", target="small/1", kind="fallback") == 1
+        assert gateway.metric("gateway_route_total", route="tiny") == 1
         assert gateway.metric("gateway_requests_total", model="small", version="1", code="200") == 1
         gateway.upstream.failing = None
         answer = await infer(gateway)
