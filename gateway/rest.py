@@ -120,10 +120,9 @@ def predict_routes(plane: DataPlane) -> APIRouter:
     async def models() -> Response:
         return reply({"models": [_describe(plane, name) for name in plane.catalog.models()]})
 
-    @router.get("/models/{name}", summary="One model")
-    async def model(name: str) -> Response:
-        plane.catalog.find(name, None)
-        return reply(_describe(plane, name))
+    @router.get("/models/{name}", summary="One model, or the one that a route's name leads to")
+    async def model(request: Request) -> Response:
+        return reply(_describe(plane, _served(plane, request).name))
 
     _add_hot(router, "predict", ("Ask the newest version", "Ask one version"), _PREDICT_BODY)
     return router

@@ -153,6 +153,7 @@ async def test_a_route_has_a_name_of_its_own(route: Route) -> None:
     async with route(OWN_NAME) as gateway:
         assert {await who(gateway, "public") for _ in range(20)} == {"tiny/1"}
         assert await who(gateway) == "tiny/2"
+        assert (await gateway.client.get("/v1/models/public")).json()["name"] == "tiny"
         missing = await infer(gateway, "public/versions/1")
         assert (missing.status_code, "unknown model 'public'" in missing.json()["error"]) == (404, True)
         assert gateway.metric("gateway_requests_total", model="other", code="404") == 1
