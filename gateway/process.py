@@ -32,6 +32,8 @@ def supervise(settings: Settings) -> int:
     with contextlib.ExitStack() as stack:
         for port in (settings.http_port, settings.grpc_port):
             stack.enter_context(_reserved(settings.host, port))
+        for number in range(settings.processes):  # a process that can't have its own would be started again for ever
+            bound_socket(settings.host, settings.metrics_port + number, share=False).close()
         children = [_spawn(settings, number) for number in range(settings.processes)]
         stop = threading.Event()
 

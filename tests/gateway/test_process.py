@@ -86,12 +86,18 @@ def test_two_processes_share_the_port_and_outlive_one_anothers_death(
     assert get(url) is None
 
 
-def test_a_port_that_somebody_has_is_said_in_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "before"), [("HTTP", 0), ("METRICS", 1)])
+def test_a_port_that_somebody_has_is_said_in_one_sentence(name: str, before: int, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        environment = os.environ | {"TIDEGATE_PROCESSES": "2", "TIDEGATE_HTTP_PORT": str(port)}
+        environment = os.environ | {
+            "TIDEGATE_PROCESSES": "2",
+            "TIDEGATE_HTTP_PORT": "0",
+            "TIDEGATE_GRPC_PORT": "0",
+            f"TIDEGATE_{name}_PORT": str(port - before),
+        }
         command = [sys.executable, "-m", "gateway"]
         ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
