@@ -163,28 +163,31 @@ def models(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
-    files: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
+    items: Annotated[
+        list[str], typer.Argument(help="Image files, texts, rows as JSON objects; @FILE is what a file holds.")
+    ],
     url: Annotated[str, typer.Option(help="Address of the gateway.")] = "http://127.0.0.1:8080",
     version: Annotated[str | None, typer.Option(help="A version; the newest without it.")] = None,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for the answer.")] = 10.0,
     json_: JsonOption = False,
 ) -> None:
-    """Ask a served model about image files.
+    """Ask a served model about images, texts or rows.
 
     Example: tidegate predict fashion-mnist run/demo/ankle-boot.png
     """
     with _one_sentence():
         from tidegate import ask
 
-        answer = ask.predict(url, model, version, files, timeout_s)
+        answer = ask.predict(url, model, version, items, timeout_s)
     if json_:
         print(json.dumps(answer, indent=1))
         return
-    table = Table("file", "answer", title=f"{answer['model']} version {answer['version']}", box=None)
-    for file, prediction in zip(files, answer["predictions"], strict=True):
+    table = Table("item", "answer", title=f"{answer['model']} version {answer['version']}", box=None)
+    shown = items if len(items) == len(answer["predictions"]) else range(len(answer["predictions"]))
+    for item, prediction in zip(shown, answer["predictions"], strict=True):
         label, confidence = prediction.get("label"), prediction.get("confidence")
         known = label is not None and confidence is not None
-        table.add_row(file.name, f"{label} ({confidence:.1%})" if known else json.dumps(prediction))
+        table.add_row(f"{item!s:.40}", f"{label} ({confidence:.1%})" if known else json.dumps(prediction))
     console.print(table)
 
 

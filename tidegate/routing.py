@@ -4,29 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from gateway.route_file import check
 from gateway.route_text import RouteError
+from tidegate.ask import exchange
 from tidegate.error import AskError, CommandError
 
 
 def ask(url: str, timeout_s: float) -> dict[str, Any]:
     """What the gateway says of its routes; raises AskError."""
-    try:
-        answer = httpx.get(f"{url.rstrip('/')}/v1/routes", timeout=timeout_s, trust_env=False)
-        document = answer.json()
-    except httpx.TimeoutException:
-        raise AskError(f"the gateway at {url} did not answer within {timeout_s:g} s") from None
-    except httpx.HTTPError as exc:
-        raise AskError(f"the gateway at {url} can't be reached ({exc}); `tidegate up` starts one") from None
-    except ValueError:
-        raise AskError(f"what answers at {url} is no Tidegate gateway: it sent no JSON") from None
-    if answer.status_code != 200 or not isinstance(document, dict) or "routes" not in document:
-        raise AskError(f"the gateway at {url} answered {answer.status_code}, without routes")
+    document = exchange("GET", url, "/v1/routes", timeout_s)
+    if "routes" not in document:
+        raise AskError(f"the gateway at {url} answered without routes")
     return document
 
 

@@ -64,7 +64,6 @@ def test_models_lists_a_version_and_why_another_cant_be_used(tiny_repository: Re
         (["train", "no-such-recipe"], 1, "expected one of the recipes fashion-resnet, got 'no-such-recipe'"),
         (["up", "--repository=/nonexistent"], 1, "there is no model repository"),
         (["up", "--http-port=99999"], 2, "less than or equal to 65533"),
-        (["predict", "tiny", "/nonexistent.png"], 2, "does not exist"),
         (["no-such-command"], 2, "No such command"),
     ],
 )
