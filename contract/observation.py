@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.postprocess import Array, interpret
-from contract.profile import MISSING, OTHER, PREDICTION, Feature, Profile, categorical_feature, ordered_feature
+from contract.profile import (
+    CONFIDENCE,
+    MISSING,
+    OTHER,
+    PREDICTION,
+    Feature,
+    Profile,
+    categorical_feature,
+    ordered_feature,
+)
 from contract.schema import (
     ClassificationPostprocess,
     Column,
@@ -61,7 +70,7 @@ def output_values(spec: Postprocess, meaning: Array | None) -> dict[str, NDArray
             with np.errstate(divide="ignore", invalid="ignore"):
                 terms = np.where(meaning > 0, meaning * np.log(meaning), meaning)  # 0 log 0 = 0, NaN stays NaN
             predicted = np.where(np.isnan(meaning).any(axis=1), len(spec.labels), meaning.argmax(axis=1))
-            return {PREDICTION: predicted, "confidence": meaning.max(axis=1), "entropy": -terms.sum(axis=1)}
+            return {PREDICTION: predicted, CONFIDENCE: meaning.max(axis=1), "entropy": -terms.sum(axis=1)}
         case RegressionPostprocess():
             return {"value": meaning}
         case EmbeddingPostprocess():
@@ -110,15 +119,22 @@ def build_profile(
     meaning: Array | None,
 ) -> Profile:
     """The reference profile from M reference samples: their inputs, and what the model made of them."""
+    return profile_of(
+        preprocess, postprocess, input_values(preprocess, tensors, observed), output_values(postprocess, meaning)
+    )
+
+
+def profile_of(preprocess: Preprocess, postprocess: Postprocess, inputs: Values, outputs: Values) -> Profile:
+    """The reference profile from the values `[M]` of every input and output feature."""
     features = []
-    for name, values in input_values(preprocess, tensors, observed).items():
+    for name, values in inputs.items():
         column = _column(preprocess, name)
         if column is None or column.kind == "number":
             features.append(ordered_feature(name, np.asarray(values, dtype=np.float64)))
         else:
             names = _column_names(column)
             features.append(categorical_feature(name, [names[i] for i in values.astype(int)], column.categories))
-    for name, values in output_values(postprocess, meaning).items():
+    for name, values in outputs.items():
         if name == PREDICTION and isinstance(postprocess, ClassificationPostprocess):
             predicted = [postprocess.labels[i] for i in values]
             features.append(categorical_feature(name, predicted, postprocess.labels))

@@ -18,6 +18,7 @@ from contract.document import Document
 
 MISSING = "missing"
 OTHER = "other"
+CONFIDENCE = "confidence"  # the feature that says how sure a classifier is
 PREDICTION = "prediction"  # the feature whose bins are the predicted labels
 
 MAX_CATEGORIES = 32
@@ -76,10 +77,23 @@ class Feature(Document):
         return np.array([position.get(label, len(self.bins) - 2) for label in labels], dtype=np.intp)
 
 
+class BinAccuracy(Document):
+    """How many predictions of one bin of confidence were right, on data that training never saw."""
+
+    id: str
+    num_right: int = Field(ge=0)
+    num_samples: int = Field(ge=1)
+
+
 class Profile(Document):
-    """The reference distribution of every feature that drift is watched on."""
+    """The reference distribution of every feature that drift is watched on.
+
+    `confidence` says how often a classifier is right when it is that sure, which estimates its accuracy where no labels
+    come back; the cells of one bin are together.
+    """
 
     features: tuple[Feature, ...] = ()
+    confidence: tuple[BinAccuracy, ...] = ()
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -87,6 +101,15 @@ class Profile(Document):
         if len(set(names)) != len(names):
             raise ValueError(f"two features share a name: {names}")
         return self
+
+
+def bin_accuracy(feature: Feature, values: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[BinAccuracy, ...]:
+    """Right and all predictions `[M]` of each bin that `values` `[M]` of an ordered feature fall into."""
+    ids = np.array([cell.id for cell in feature.bins])[feature.assign(values)]
+    return tuple(
+        BinAccuracy(id=str(id_), num_right=int(right[ids == id_].sum()), num_samples=int((ids == id_).sum()))
+        for id_ in np.unique(ids)
+    )
 
 
 def ordered_feature(name: str, values: NDArray[np.float64]) -> Feature:

@@ -5,8 +5,13 @@
 
 Triton takes every folder in the root for a model, so whatever else is needed lies in a sibling folder on the same
 file system, from where a finished version is renamed into place.
+
+`config.pbtxt` alone ever changes: it names the versions that are served, and in a comment those that were withdrawn. So
+one rename takes a version back, whole; and as Triton sees no more than a version less, what it has loaded stays loaded.
 """
 
+import re
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +20,8 @@ from contract.error import ContractNotFound
 from contract.schema import CONTRACT_FILE, Contract
 
 CONFIG_FILE = "config.pbtxt"
+
+_WITHDRAWN = re.compile(r"^# Withdrawn: ([\d, ]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +63,26 @@ class Repository:
             verify(contract, folder)
         return contract
 
+    def withdrawn(self, model: str) -> frozenset[int]:
+        """Versions that were taken back: they stay where they are, and nobody serves them."""
+        try:
+            config = (self.root / model / CONFIG_FILE).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return frozenset()
+        found = _WITHDRAWN.search(config)
+        return frozenset(map(int, found[1].split(","))) if found else frozenset()
+
     def latest(self, model: str) -> Contract:
-        """The contract of the newest version that has one; ContractNotFound when none has."""
+        """The contract of the newest version that has one and isn't withdrawn; ContractNotFound when none has."""
+        withdrawn = self.withdrawn(model)
         for version in reversed(self.versions(model)):
+            if version in withdrawn:
+                continue
             if (self.version_dir(model, version) / CONTRACT_FILE).is_file():
                 return self.contract(model, version)
         raise ContractNotFound(f"model {model!r} has no published version")
+
+
+def withdrawn_line(versions: Set[int]) -> str:
+    """What `config.pbtxt` says of withdrawn versions, so that `Repository.withdrawn` finds it."""
+    return f"# Withdrawn: {', '.join(map(str, sorted(versions)))}\n" if versions else ""

@@ -267,7 +267,8 @@ class Contract(Document):
     """The promise of one model version.
 
     `batched` says whether the graph's tensors have a batch axis in front. Without one, a request is one sample, its
-    tensors have the shapes of the specs and nothing more, and `batch` is 1.
+    tensors have the shapes of the specs and nothing more, and `batch` is 1. `takes_zeros` says whether an input of
+    zeros is answered, for that is what a version is warmed up with.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -279,6 +280,7 @@ class Contract(Document):
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     batch: AxisRange
     batched: bool = True
+    takes_zeros: bool = True
     preprocess: Preprocess
     postprocess: Postprocess
     slo: Slo

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from contract.error import TensorError
 from contract.schema import AxisRange, TensorSpec
 
 Tensors = Mapping[str, NDArray[Any]]
+T = TypeVar("T", bound=Tensors)
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
@@ -174,9 +175,14 @@ def check_values(specs: Sequence[TensorSpec], tensors: Tensors) -> None:
         _check_values(spec, tensors[spec.name])
 
 
-def as_samples(batch: AxisRange | None, tensors: Tensors) -> Tensors:
+def as_samples(batch: AxisRange | None, tensors: T) -> T | dict[str, NDArray[Any]]:
     """A request's or an answer's tensors as `[N, ...]`: without a batch axis they are one sample, and get one."""
     return tensors if batch is not None else {name: array[np.newaxis] for name, array in tensors.items()}
+
+
+def as_sent(batch: AxisRange | None, samples: T) -> T | dict[str, NDArray[Any]]:
+    """The way back of `as_samples`: what travels of tensors `[N, ...]`."""
+    return samples if batch is not None else {name: array[0] for name, array in samples.items()}
 
 
 def _dtype(name: str, datatype: str) -> np.dtype[Any]:

@@ -6,6 +6,7 @@ stalls for half a second (triton-inference-server/server#8870). The gateway boun
 Source: https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto
 """
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -25,28 +26,37 @@ def model_config(contract: Contract, runtime: Runtime, versions: Sequence[int], 
     batch = contract.batch
     backend = 'platform: "tensorrt_plan"' if runtime == "tensorrt" else 'backend: "onnxruntime"'
     kind = "KIND_GPU" if runtime == "tensorrt" else "KIND_AUTO"
-    preferred = sorted({batch.opt, batch.max})
-    warmups = ",\n".join(_warmup(contract, size) for size in sorted({1, batch.max}))
     return f"""\
 # Made by tidegate from the contract of version {contract.version}. Don't edit: publish a version instead.
 name: "{contract.name}"
 {backend}
 default_model_filename: "{MODEL_FILE[runtime]}"
-max_batch_size: {batch.max}
+max_batch_size: {batch.max if contract.batched else 0}
 {_tensors("input", contract.inputs)}
 {_tensors("output", contract.outputs)}
 version_policy {{ specific {{ versions: [{", ".join(map(str, sorted(versions)))}] }} }}
 instance_group [ {{ kind: {kind} count: {instances} }} ]
-dynamic_batching {{ preferred_batch_size: [{", ".join(map(str, preferred))}] }}
-model_warmup [
-{warmups}
-]
-"""
+{_batching(contract)}{_warmups(contract)}"""
 
 
 def plain_reason(details: str) -> str:
     """Triton's reason on one line, without the Python traceback (with paths) that its Python backend appends."""
     return _NOISE.sub("", " ".join(details.partition("\n\nAt:")[0].split()))[:MAX_REASON_CHARACTERS]
+
+
+def _batching(contract: Contract) -> str:
+    if not contract.batched:
+        return ""
+    preferred = ", ".join(map(str, sorted({contract.batch.opt, contract.batch.max})))
+    return f"dynamic_batching {{ preferred_batch_size: [{preferred}] }}\n"
+
+
+def _warmups(contract: Contract) -> str:
+    """Nothing for a model that zeros make fail: Triton wouldn't load it."""
+    if not contract.takes_zeros:
+        return ""
+    warmups = ",\n".join(_warmup(contract, size) for size in sorted({1, contract.batch.max}))
+    return f"model_warmup [\n{warmups}\n]\n"
 
 
 def _warmup(contract: Contract, batch_size: int) -> str:
@@ -55,7 +65,7 @@ def _warmup(contract: Contract, batch_size: int) -> str:
     for spec in contract.inputs:
         dims = ", ".join(str(bounds.opt) for bounds in spec.bounds()) or "1"
         inputs.append(
-            f'    inputs {{ key: "{spec.name}" '
+            f"    inputs {{ key: {_quoted(spec.name)} "
             f"value {{ data_type: {_data_type(spec)} dims: [{dims}] zero_data: true }} }}"
         )
     return f'  {{\n    name: "zeros x{batch_size}" batch_size: {batch_size}\n' + "\n".join(inputs) + "\n  }"
@@ -65,10 +75,15 @@ def _data_type(spec: TensorSpec) -> str:
     return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
 
 
+def _quoted(name: str) -> str:
+    """A string of protobuf's text format: names are the model's own, and may hold anything."""
+    return json.dumps(name, ensure_ascii=False)
+
+
 def _tensors(direction: str, specs: Sequence[TensorSpec]) -> str:
     lines = []
     for spec in specs:
-        dims = ", ".join(map(str, spec.shape)) or "1"
+        dims = ", ".join(map(str, spec.wire_shape))
         reshape = "" if spec.shape else " reshape { shape: [] }"
-        lines.append(f'  {{ name: "{spec.name}" data_type: {_data_type(spec)} dims: [{dims}]{reshape} }}')
+        lines.append(f"  {{ name: {_quoted(spec.name)} data_type: {_data_type(spec)} dims: [{dims}]{reshape} }}")
     return f"{direction} [\n" + ",\n".join(lines) + "\n]"

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
@@ -19,6 +20,8 @@ from gateway.key_ring import KeyRing
 from gateway.log import RequestLog
 from gateway.metric import Metrics
 from gateway.page import Documents, docs_routes
+from gateway.region import remove_leftovers
+from gateway.resolve import is_loopback
 from gateway.rest import (
     add_error_handlers,
     control_routes,
@@ -30,9 +33,12 @@ from gateway.rest import (
 from gateway.route_file import RouteFile
 from gateway.setting import Settings
 from gateway.shadow import Shadow
+from gateway.sharing import Sharing
 from gateway.trace import create_tracer
 from gateway.upstream import TritonUpstream, Upstream
 from gateway.v2 import server_version
+
+_SHARED_MEMORY_BYTES = 32 * 1024 * 1024  # three calls of 64 images of 224 x 224 at once
 
 
 def create_plane(
@@ -106,7 +112,21 @@ def create_app(plane: DataPlane) -> FastAPI:
 
 def _triton(settings: Settings, registry: CollectorRegistry) -> Upstream:
     addresses = [address.strip() for address in settings.triton.split(",")]
-    return Balancer(addresses, TritonUpstream, metrics=BalanceMetrics(registry))
+
+    def connect(address: str) -> Upstream:
+        size_bytes = _shared_memory_bytes(settings, address)
+        return TritonUpstream(address, partial(Sharing, size_bytes=size_bytes) if size_bytes else None)
+
+    if settings.shared_memory_bytes != 0:
+        remove_leftovers()
+    return Balancer(addresses, connect, metrics=BalanceMetrics(registry))
+
+
+def _shared_memory_bytes(settings: Settings, address: str) -> int:
+    """How much memory the Triton at `ip:port` may share with this process."""
+    if settings.shared_memory_bytes is not None:
+        return settings.shared_memory_bytes
+    return _SHARED_MEMORY_BYTES if is_loopback(address) else 0
 
 
 def _thresholds_s(repository: Repository) -> set[float]:

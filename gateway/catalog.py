@@ -5,6 +5,7 @@ A new version is picked up, and a lost Triton noticed and found again, without a
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,8 @@ class Catalog:
         self._refused: dict[Key, str] = {}
         self._stamps: dict[Key, object] = {}
         self._up = False
+        self._begun: asyncio.Task[None] | None = None  # the last refresh that has begun to ask
+        self._waiting: asyncio.Task[None] | None = None  # one that hasn't
 
     @property
     def up(self) -> bool:
@@ -130,7 +133,28 @@ class Catalog:
             await asyncio.sleep(interval_s if self._up else min(interval_s, _DOWN_INTERVAL_S))
 
     async def refresh(self) -> None:
-        """Ask Triton once. While it can't be reached, what was served stays known."""
+        """Ask Triton once. While it can't be reached, what was served stays known.
+
+        They who call this meanwhile share the next time of asking: what they see is newer than their call.
+        """
+        await asyncio.shield(self._next_refresh())
+
+    async def look(self, deadline: float) -> None:
+        """Refresh, because something may have changed just now; give up waiting at the deadline (monotonic seconds)."""
+        await asyncio.wait([self._next_refresh()], timeout=max(0.0, deadline - time.monotonic()))
+
+    def _next_refresh(self) -> asyncio.Task[None]:
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().create_task(self._refresh_after(self._begun))
+        return self._waiting
+
+    async def _refresh_after(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        self._begun, self._waiting = self._waiting, None
+        await self._ask()
+
+    async def _ask(self) -> None:
         try:
             index = await self._upstream.index(_INDEX_TIMEOUT_S)
         except UpstreamFailed as exc:  # it answers, but can't read its repository: what it has in memory it serves

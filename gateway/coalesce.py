@@ -29,12 +29,9 @@ _MAX_SIGNATURES = 1024
 class Result:
     """What a whole batch came back as. Arrays are `[N, ...]`."""
 
-    __slots__ = ("_interpret", "_meaning", "inputs", "num_samples", "outputs")
+    __slots__ = ("_interpret", "_meaning", "num_samples", "outputs")
 
-    def __init__(
-        self, inputs: Values, outputs: Values, num_samples: int, interpret: Callable[[Values], NDArray[Any] | None]
-    ) -> None:
-        self.inputs = inputs
+    def __init__(self, outputs: Values, num_samples: int, interpret: Callable[[Values], NDArray[Any] | None]) -> None:
         self.outputs = outputs
         self.num_samples = num_samples
         self._interpret: Callable[[Values], NDArray[Any] | None] | None = interpret

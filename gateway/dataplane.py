@@ -16,7 +16,7 @@ from contract import Contract, Repository
 from contract.postprocess import answers, interpret
 from contract.preprocess import Prepared, Preprocessor
 from contract.schema import ClassificationPostprocess
-from contract.tensor import Tensors, check_inputs, check_shapes, check_values, datatype_of
+from contract.tensor import Tensors, as_samples, as_sent, check_inputs, check_shapes, check_values, datatype_of
 from gateway.admission import Admission
 from gateway.call import Ask, Call
 from gateway.catalog import Catalog, Change, Served, newest
@@ -38,7 +38,7 @@ from gateway.route import Choice, Target
 from gateway.route_file import RouteFile
 from gateway.setting import Settings
 from gateway.shadow import Answer, Shadow
-from gateway.upstream import Upstream, concatenate
+from gateway.upstream import Batch, Upstream
 from gateway.v2 import InferRequest
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,9 @@ class DataPlane:
         call.mark("admit")
         parameters = _heed(call, request.parameters) if request.parameters else None
         ask = partial(self._infer_by, request.tensors, parameters)
-        return (await self._serve(call, ask)).outputs
+        outputs = (await self._serve(call, ask)).outputs
+        contract = call.served.contract
+        return outputs if contract is None else as_sent(contract.batch_axis, outputs)
 
     async def config(self, served: Served) -> Any:
         """Triton's `ModelConfigResponse` of a version, asked for once: a version's configuration never changes."""
@@ -180,6 +182,9 @@ class DataPlane:
             if call.ask.version is not None:
                 raise
             successor = self.catalog.find(call.ask.name, None)
+            if successor is call.served:  # perhaps it has just gone away, and the catalog will see that if it looks
+                await self.catalog.look(call.deadline)
+                successor = self.catalog.find(call.ask.name, None)
             if successor is call.served:
                 raise
             call.served = successor
@@ -236,6 +241,9 @@ class DataPlane:
         contract = call.served.contract
         if contract is None or parameters:
             return self._alone(call, tensors, parameters, deadline)
+        if not contract.batched:
+            check_inputs(contract.inputs, None, tensors)
+            tensors = as_samples(None, tensors)  # one sample: as such it is counted and interpreted
         return self._coalesced(call, contract, tensors, {}, deadline)
 
     async def _prepare(self, prepare: Preprocessor, items: Sequence[Any], deadline: float) -> Prepared:
@@ -268,14 +276,15 @@ class DataPlane:
         """Have a call to Triton to oneself: parameters are for all of it, and without a contract nothing is known."""
         served = call.served
         if served.contract is not None:
-            check_inputs(served.contract.inputs, served.contract.batch, tensors)
+            check_inputs(served.contract.inputs, served.contract.batch_axis, tensors)
         self.metrics.series(served.name, served.version).attempts.inc()
-        outputs = await self.upstream.infer(
-            served.name, served.version, tensors, deadline - time.monotonic(),
-            priority=call.priority, parameters=parameters, metadata=self.journal.upstream_metadata([call.span]),
-        )  # fmt: skip
+        metadata = self.journal.upstream_metadata([call.span])
+        batch = Batch(served.name, served.version, [tensors], call.priority, parameters, metadata)
+        outputs = await self.upstream.infer(batch, deadline - time.monotonic())
         call.mark("upstream")
-        return Inference(Result({}, outputs, 1, lambda _: None), None, 0.0)
+        if served.contract is not None:
+            outputs = as_samples(served.contract.batch_axis, outputs)
+        return Inference(Result(outputs, 1, lambda _: None), None, 0.0)
 
     def _changed(self, change: Change) -> None:
         """Take over the catalog's new versions and let go of the old ones."""
@@ -304,16 +313,15 @@ class DataPlane:
         series = self.metrics.series(served.name, served.version)
 
         async def run(batch: Sequence[Entry], timeout_s: float) -> Result:
-            inputs = concatenate([entry.tensors for entry in batch])
+            parts = [as_sent(contract.batch_axis, entry.tensors) for entry in batch]
             num_samples = sum(entry.num_samples for entry in batch)
             series.attempts.inc()
             series.batch_size.observe(num_samples)
-            outputs = await self.upstream.infer(
-                served.name, served.version, inputs, timeout_s, priority=batch[0].priority,
-                metadata=self.journal.upstream_metadata([entry.span for entry in batch]),
-            )  # fmt: skip
+            metadata = self.journal.upstream_metadata([entry.span for entry in batch])
+            asked = Batch(served.name, served.version, parts, batch[0].priority, None, metadata)
+            outputs = as_samples(contract.batch_axis, await self.upstream.infer(asked, timeout_s))
             _check_outputs(contract, num_samples, outputs)
-            return Result(inputs, outputs, num_samples, partial(interpret, contract.postprocess))
+            return Result(outputs, num_samples, partial(interpret, contract.postprocess))
 
         return Executor(
             run,
@@ -357,11 +365,12 @@ def _check_outputs(contract: Contract, num_samples: int, outputs: Values) -> Non
         array = outputs.get(spec.name)
         if array is None:
             raise UpstreamFailed(f"the model did not answer with output {spec.name!r}, which its contract promises")
-        fits = array.ndim == len(spec.shape) + 1 and all(
-            expected in (-1, came) for expected, came in zip((num_samples, *spec.shape), array.shape, strict=True)
+        promised = (num_samples, *spec.wire_shape)
+        fits = array.ndim == len(promised) and all(
+            expected in (-1, came) for expected, came in zip(promised, array.shape, strict=True)
         )
         if not fits or datatype_of(array) != spec.datatype:
             raise UpstreamFailed(
                 f"the model's output {spec.name!r} is {datatype_of(array)} {list(array.shape)}; "
-                f"its contract promises {spec.datatype} {[num_samples, *spec.shape]}"
+                f"its contract promises {spec.datatype} {list(promised)}"
             )

@@ -120,7 +120,7 @@ def _text(spec: TextPreprocess, version_dir: Path, tensors: Tensors) -> str:
 
 
 def _zeros(spec: TensorSpec) -> NDArray[Any]:
-    shape = (1, *(bounds.opt for bounds in spec.bounds()))
+    shape = (1, *([bounds.opt for bounds in spec.bounds()] or [1]))
     if spec.datatype == "BYTES":
         return np.full(shape, b"text", dtype=object)
     return np.zeros(shape, DTYPES[spec.datatype])

@@ -20,8 +20,8 @@ from gateway.catalog import Served
 from gateway.dataplane import DataPlane
 from gateway.error import InvalidRequest, UpstreamFailed
 from gateway.outcome import message_of
+from gateway.payload import write_parameters
 from gateway.stream import answers_of
-from gateway.upstream import write_parameters
 from gateway.v2 import plain_values
 
 _NO_INPUTS = {"id", "parameters"}
@@ -73,7 +73,8 @@ def _event(document: dict[str, Any]) -> bytes:
 
 async def _signature(plane: DataPlane, served: Served) -> Signature:
     if served.contract is not None:
-        return Signature({spec.name: spec.datatype for spec in served.contract.inputs}, batched=True)
+        inputs = served.contract.inputs
+        return Signature({spec.name: spec.datatype for spec in inputs}, batched=served.contract.batched)
     config = (await plane.config(served)).config
     datatypes = {tensor.name: _datatype(tensor.data_type) for tensor in config.input}
     return Signature(datatypes, batched=config.max_batch_size > 0)

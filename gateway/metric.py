@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from contract import Contract
 from contract.observation import Observer
 from contract.profile import PREDICTION, Feature
+from gateway.fact import VersionFacts
 from gateway.outcome import STATUSES
 from gateway.timing import Count, Counters, Histograms
 
@@ -114,15 +115,7 @@ class Metrics:
         self.contract_errors = Gauge(
             "gateway_contract_errors", "Versions not served because their contract can't be read.", registry=registry
         )
-        self.info = Gauge("model_info", "1 for each served version.", ("model", "version", "task"), registry=registry)
-        self.slo = {
-            name: Gauge(f"model_slo_{name}", text, ("model", "version"), registry=registry)
-            for name, text in (
-                ("latency_threshold_seconds", "A request within this time counts as fast."),
-                ("latency_objective_ratio", "Share of requests that should be fast."),
-                ("availability_objective_ratio", "Share of requests that should be answered."),
-            )
-        }
+        self.facts = VersionFacts(registry)
         self._series: dict[tuple[str, str], VersionSeries] = {}
         self._hands: dict[str, Hand] = {}
         self._routed: dict[tuple[str, str, str], Count] = {}
@@ -153,21 +146,17 @@ class Metrics:
         """Make every series of a version that is about to be served."""
         name, version = contract.name, str(contract.version)
         self._prepare(name, version)
-        self.info.labels(name, version, contract.task).set(1)
-        self.slo["latency_threshold_seconds"].labels(name, version).set(contract.slo.latency_threshold_ms / 1000)
-        self.slo["latency_objective_ratio"].labels(name, version).set(contract.slo.latency_objective)
-        self.slo["availability_objective_ratio"].labels(name, version).set(contract.slo.availability_objective)
+        self.facts.add(contract)
         self.features.add(name, version, observer.features)
 
     def serve_without_contract(self, name: str, version: str) -> None:
         """Make the series of a version that only passes through."""
         self._prepare(name, version)
-        self.info.labels(name, version, "unknown").set(1)
+        self.facts.add_unknown(name, version)
 
     def retire(self, name: str, version: str) -> None:
         """Take a version's gauges away; its counters stay, so that rates over the change are right."""
-        for gauge in (self.info, *self.slo.values()):
-            gauge.remove_by_labels({"model": name, "version": version})
+        self.facts.remove(name, version)
         self.features.retire(name, version)
 
     def _prepare(self, name: str, version: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from contract.tensor import Tensors
 from gateway.catalog import Served
 from gateway.coalesce import Entry, Result, Values
 from gateway.metric import Metrics
@@ -35,12 +36,15 @@ class Observation:
 
     def add(self, batch: Sequence[Entry], result: Result) -> None:
         """Put a batch aside."""
-        signature = tuple((name, array.shape[1:]) for name, array in (*result.inputs.items(), *result.outputs.items()))
+        first = batch[0].tensors
+        signature = tuple((name, array.shape[1:]) for name, array in (*first.items(), *result.outputs.items()))
         # The arrays alone are kept: the requests that they came with can go.
-        kept = (result.inputs, result.outputs, [entry.observed for entry in batch if entry.observed])
+        inputs = [entry.tensors for entry in batch]
+        kept = (inputs, result.outputs, [entry.observed for entry in batch if entry.observed])
         self._waiting.setdefault((signature, *batch[0].observed), []).append(kept)
         self._num_samples += result.num_samples
-        self._num_bytes += sum(array.nbytes for array in result.inputs.values())
+        sample_bytes = sum(array.nbytes for array in first.values()) // batch[0].num_samples
+        self._num_bytes += sample_bytes * result.num_samples
         if self._num_samples >= _MAX_SAMPLES or self._num_bytes >= _MAX_BYTES:
             self.count()
         elif self._timer is None:
@@ -62,17 +66,18 @@ class Observation:
                 log.exception("features of %d batches of %s version %s can't be counted", len(batches), name, version)
 
     def _count(self, batches: "Sequence[_Batch]") -> None:
-        inputs = _joined([inputs for inputs, _, _ in batches])
+        inputs = _joined([each for inputs, _, _ in batches for each in inputs])
         outputs = _joined([outputs for _, outputs, _ in batches])
         observed = _joined([each for _, _, observed in batches for each in observed])
         assigned = self._observer.assign(inputs, observed, self._observer.interpret(outputs))
         self._metrics.features.count(self._served.name, self._served.version, assigned)
 
 
-_Batch = tuple[Values, Values, list[Values]]  # inputs, outputs, and what each request saw before its tensors were made
+# Each request's inputs, all outputs, and what each request saw before its tensors were made.
+_Batch = tuple[list[Tensors], Values, list[Values]]
 
 
-def _joined(parts: Sequence[Values]) -> Values:
+def _joined(parts: Sequence[Tensors]) -> Tensors:
     if not parts:
         return {}
     if len(parts) == 1:

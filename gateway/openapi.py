@@ -14,6 +14,7 @@ from typing import Any
 
 from contract import Contract
 from contract.schema import ImagePreprocess, TensorPreprocess
+from contract.tensor import as_sent
 from gateway import example
 from gateway.body import IMAGE_FIELD, field_names
 from gateway.catalog import Served
@@ -131,7 +132,7 @@ class _Model:
 
     def _infer(self) -> Schema:
         body: Schema = {"schema": self._ref("InferRequest")}
-        inputs = example.values(self.contract.inputs, self.tensors)
+        inputs = example.values(self.contract.inputs, as_sent(self.contract.batch_axis, self.tensors))
         if inputs is not None:
             body["example"] = {"inputs": inputs}
         summary = f"Send tensors to {self.contract.name} (Open Inference Protocol V2)"
@@ -155,10 +156,11 @@ class _Model:
 def _describe(contract: Contract, most: int) -> str:
     """What the version is, how good it was, and its limits, in Markdown."""
     evaluation, slo = contract.evaluation, contract.slo
+    measured = f"Measured on {evaluation.dataset}, split {evaluation.split}, with 95 % intervals:"
     lines = [
         contract.description,
         f"**{contract.task}**, version {contract.version}",
-        f"Measured on {evaluation.dataset}, split {evaluation.split}, with 95 % intervals:",
+        measured if evaluation.measured else "Nobody measured how good it is.",
         "\n".join(
             f"- {m.name} {m.value:.4g} ({m.low:.4g} to {m.high:.4g}; {m.num_samples} samples)"
             for m in evaluation.metrics

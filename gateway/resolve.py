@@ -33,6 +33,12 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def is_loopback(address: str) -> bool:
+    """Whether `ip:port` is on this host."""
+    host = split_address(address)[0]
+    return _is_literal(host) and ipaddress.ip_address(host).is_loopback
+
+
 async def resolve_address(address: str) -> Sequence[str]:
     """Every `ip:port` behind `host:port`; OSError when the name can't be resolved."""
     host, port = split_address(address)

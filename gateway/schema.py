@@ -87,7 +87,7 @@ def prediction_schemas(contract: Contract) -> dict[str, Schema]:
 
 def infer_request(contract: Contract) -> Schema:
     """A V2 request; every input is there once, in any order."""
-    batch = {"minimum": 1, "maximum": contract.batch.max}
+    batch: list[Schema] = [{"type": "integer", "minimum": 1, "maximum": contract.batch.max}] if contract.batched else []
     inputs = [_tensor(spec, batch, _value(spec)) for spec in contract.inputs]
     output = {"type": "object", "properties": {"name": {"enum": [s.name for s in contract.outputs]}}}
     fields: Schema = {
@@ -106,7 +106,8 @@ def infer_request(contract: Contract) -> Schema:
 
 def infer_response(contract: Contract) -> Schema:
     """The answer to a V2 request in JSON."""
-    outputs = [_tensor(spec, {"minimum": 1}, {}) for spec in contract.outputs]
+    batch: list[Schema] = [{"type": "integer", "minimum": 1}] if contract.batched else []
+    outputs = [_tensor(spec, batch, {}) for spec in contract.outputs]
     fields: Schema = {
         "model_name": {"type": "string"},
         "model_version": {"type": "string"},
@@ -140,11 +141,11 @@ def _column(column: Column, feature: Feature | None) -> Schema:
     return schema
 
 
-def _tensor(spec: TensorSpec, batch: Schema, value: Schema) -> Schema:
-    """A tensor in a V2 document; its first axis is the batch."""
+def _tensor(spec: TensorSpec, batch: list[Schema], value: Schema) -> Schema:
+    """A tensor in a V2 document; its first axis is the batch, where it has one."""
     ranges = iter({"minimum": bounds.min, "maximum": bounds.max} for bounds in spec.ranges)
-    axes: list[Schema] = [{"type": "integer", **batch}]
-    axes += [{"type": "integer", **next(ranges, {})} if axis == -1 else {"const": axis} for axis in spec.shape]
+    shown = [{"type": "integer", **next(ranges, {})} if axis == -1 else {"const": axis} for axis in spec.wire_shape]
+    axes = [*batch, *shown]
     shape = {"type": "array", "prefixItems": axes, "minItems": len(axes), "maxItems": len(axes)}
     fields: Schema = {
         "name": {"const": spec.name},

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     max_connections: int = Field(default=4096, ge=1)
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     max_items: int = Field(default=64, ge=1)
+    shared_memory_bytes: int | None = Field(default=None, ge=0)  # per Triton; None: 32 MiB for one on this host
     upstream_calls: int = Field(default=2, ge=1)  # in flight per model, version and tensor signature
     preprocess_threads: int = Field(default=2, ge=1)
     counting: bool = True  # metrics and drift: only a benchmark of their cost switches them off

@@ -3,18 +3,17 @@
 Source: https://github.com/kserve/open-inference-protocol and Triton's model-repository extension for the index.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from contract import TensorError
-from contract.tensor import Tensors, datatype_of, from_raw, to_raw
+from contract.tensor import Tensors
 from contract.triton import plain_reason
 from gateway.error import (
     DeadlineExceeded,
@@ -24,10 +23,25 @@ from gateway.error import (
     UpstreamUnavailable,
 )
 from gateway.http2.client import CallError, GrpcChannel
+from gateway.payload import (
+    Columns,
+    append_inputs,
+    columns_of,
+    join,
+    place_inputs,
+    placed_bytes,
+    read_outputs,
+    write_inputs,
+    write_parameters,
+)
+from gateway.sharing import Loan, Sharing
 
 Metadata = Sequence[tuple[str, str]]
 
+LARGE_BYTES = 64 * 1024  # of a batch; below it, copies cost less than avoiding them (docs/gateway.md)
+
 _SERVICE = "/inference.GRPCInferenceService/"
+_INFER = _SERVICE + "ModelInfer"
 _STREAM_OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # Triton is a neighbour, never behind the proxy to the world
     ("grpc.max_receive_message_length", -1),
@@ -45,6 +59,25 @@ class IndexEntry:
     reason: str
 
 
+@dataclass(eq=False, slots=True)  # not frozen: that would make it three times as dear
+class Batch:
+    """What a version of a model is asked at once: requests whose tensors, joined by their rows, are its inputs.
+
+    Priority 0 is the model's default; `metadata` goes beside it.
+    """
+
+    name: str
+    version: str
+    parts: Sequence[Tensors]
+    priority: int = 0
+    parameters: Mapping[str, Any] | None = None
+    metadata: Metadata = ()
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The model's inputs."""
+        return {name: join(arrays) for name, arrays in columns_of(self.parts).items()}
+
+
 class Upstream(Protocol):
     """What the gateway needs of an inference server. Every method raises UpstreamError or DeadlineExceeded."""
 
@@ -54,18 +87,8 @@ class Upstream(Protocol):
         UpstreamUnavailable unless the server is ready; UpstreamFailed when it is, but can't read its repository.
         """
 
-    async def infer(
-        self,
-        name: str,
-        version: str,
-        tensors: Tensors,
-        timeout_s: float,
-        *,
-        priority: int = 0,
-        parameters: Mapping[str, Any] | None = None,
-        metadata: Metadata = (),
-    ) -> dict[str, NDArray[Any]]:
-        """Run one batch and return all of the model's outputs. Priority 0 is the model's default."""
+    async def infer(self, batch: Batch, timeout_s: float) -> dict[str, NDArray[Any]]:
+        """Run a batch and return all of the model's outputs."""
 
     def stream(self, requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
         """Send `ModelInferRequest`s and yield `ModelStreamInferResponse`s, as many as the models make of them."""
@@ -84,12 +107,13 @@ class Upstream(Protocol):
 
 
 class TritonUpstream:
-    """A Triton at `address` (host:port of its gRPC endpoint)."""
+    """A Triton at `address` (host:port of its gRPC endpoint). `share` makes what it shares with us, if it is here."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, share: Callable[[str, GrpcChannel], Sharing] | None = None) -> None:
         host, _, port = address.rpartition(":")
         self._address = address
         self._channel = GrpcChannel(host.strip("[]"), int(port))
+        self._sharing = share(address, self._channel) if share is not None else None
         self._streams: grpc.aio.Channel | None = None
 
     async def index(self, timeout_s: float) -> Sequence[IndexEntry]:
@@ -108,27 +132,23 @@ class TritonUpstream:
             raise UpstreamFailed("the inference server can't list its repository") from exc
         return [IndexEntry(m.name, m.version, m.state == "READY", m.reason) for m in index.models]
 
-    async def infer(
-        self,
-        name: str,
-        version: str,
-        tensors: Tensors,
-        timeout_s: float,
-        *,
-        priority: int = 0,
-        parameters: Mapping[str, Any] | None = None,
-        metadata: Metadata = (),
-    ) -> dict[str, NDArray[Any]]:
-        """Run one batch and return all of the model's outputs. Priority 0 is the model's default."""
-        request = pb.ModelInferRequest(model_name=name, model_version=version)
-        for tensor, array in tensors.items():
-            request.inputs.add(name=tensor, datatype=datatype_of(array), shape=array.shape)
-            request.raw_input_contents.append(to_raw(array))
-        if priority:
-            request.parameters["priority"].uint64_param = priority
-        if parameters:
-            write_parameters(request.parameters, parameters)
-        return read_outputs(await self._ask("ModelInfer", request, pb.ModelInferResponse, timeout_s, metadata))
+    async def infer(self, batch: Batch, timeout_s: float) -> dict[str, NDArray[Any]]:
+        """Run a batch and return all of the model's outputs."""
+        request = pb.ModelInferRequest(model_name=batch.name, model_version=batch.version)
+        if batch.priority:
+            request.parameters["priority"].uint64_param = batch.priority
+        if batch.parameters:
+            write_parameters(request.parameters, batch.parameters)
+        columns = columns_of(batch.parts)
+        try:
+            if sum([array.nbytes for arrays in columns.values() for array in arrays]) < LARGE_BYTES:
+                write_inputs(request, columns)
+                answer = await self._channel.unary(_INFER, request.SerializeToString(), timeout_s, batch.metadata)
+            else:
+                answer = await self._infer_large(request, columns, timeout_s, batch.metadata)
+        except CallError as exc:
+            raise _translate(exc.code, exc.details, unsent=exc.unsent) from exc
+        return read_outputs(pb.ModelInferResponse.FromString(answer))
 
     async def stream(self, requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
         """Send `ModelInferRequest`s and yield `ModelStreamInferResponse`s, as many as the models make of them."""
@@ -162,46 +182,39 @@ class TritonUpstream:
 
     async def close(self) -> None:
         """Let go of the connections."""
+        if self._sharing is not None:
+            await self._sharing.close()
         await self._channel.close()
         if self._streams is not None:
             await self._streams.close()
 
-    async def _ask(self, method: str, request: Any, response: Any, timeout_s: float, metadata: Metadata = ()) -> Any:
-        """One unary call; the one place that translates gRPC's errors of the upstream side."""
+    async def _infer_large(self, request: Any, columns: Columns, timeout_s: float, metadata: Metadata) -> bytes:
+        """Infer without a copy of the tensors; in a message when they can't be shared, or Triton doesn't find them."""
+        deadline = time.monotonic() + timeout_s
+        if (loan := self._lend(columns)) is not None:
+            try:
+                with loan as place:
+                    place_inputs(request, columns, place)
+                    return await self._channel.unary(_INFER, request.SerializeToString(), timeout_s, metadata)
+            except CallError:
+                if not loan.forgotten:
+                    raise
+            del request.inputs[:]
+            timeout_s = deadline - time.monotonic()
+        first, *tail = append_inputs(request, columns)
+        return await self._channel.unary(_INFER, request.SerializeToString() + first, timeout_s, metadata, tail)
+
+    def _lend(self, columns: Columns) -> Loan | None:
+        if self._sharing is None or (size := placed_bytes(columns)) is None:
+            return None
+        return self._sharing.lend(size)
+
+    async def _ask(self, method: str, request: Any, response: Any, timeout_s: float) -> Any:
         try:
-            answer = await self._channel.unary(_SERVICE + method, request.SerializeToString(), timeout_s, metadata)
+            answer = await self._channel.unary(_SERVICE + method, request.SerializeToString(), timeout_s)
         except CallError as exc:
             raise _translate(exc.code, exc.details, unsent=exc.unsent) from exc
         return response.FromString(answer)
-
-
-def read_outputs(response: Any) -> dict[str, NDArray[Any]]:
-    """Read the tensors of a `ModelInferResponse`; UpstreamFailed when they contradict themselves."""
-    if len(response.outputs) != len(response.raw_output_contents):
-        raise UpstreamFailed("the inference server's answer holds no raw tensors")
-    try:
-        return {
-            output.name: from_raw(output.name, output.datatype, tuple(output.shape), raw)
-            for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-        }
-    except TensorError as exc:
-        raise UpstreamFailed(f"the inference server's answer can't be read: {exc}") from exc
-
-
-def write_parameters(into: Any, parameters: Mapping[str, Any]) -> None:
-    """Write request parameters (booleans, integers, floats, strings) into a protobuf map of them."""
-    for name, value in parameters.items():
-        match value:
-            case bool():
-                into[name].bool_param = value
-            case int() if value >= 2**63:
-                into[name].uint64_param = value
-            case int():
-                into[name].int64_param = value
-            case float():
-                into[name].double_param = value
-            case _:
-                into[name].string_param = value
 
 
 def _translate(code: grpc.StatusCode, details: str, *, unsent: bool) -> UpstreamError | DeadlineExceeded:
@@ -217,10 +230,3 @@ def _translate(code: grpc.StatusCode, details: str, *, unsent: bool) -> Upstream
             return DeadlineExceeded("the inference server did not answer in time")
         case _:
             return UpstreamFailed(f"the model failed: {details}")
-
-
-def concatenate(parts: Sequence[Tensors]) -> dict[str, NDArray[Any]]:
-    """Join the samples of several requests whose tensors have the same names, datatypes and sample shapes."""
-    if len(parts) == 1:
-        return dict(parts[0])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -50,9 +50,17 @@ class GrpcChannel:
         self._closed = False
 
     async def unary(
-        self, path: bytes | str, message: bytes, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
+        self,
+        path: bytes | str,
+        message: bytes,
+        timeout_s: float,
+        metadata: Sequence[tuple[str, str]] = (),
+        tail: Sequence[bytes | memoryview] = (),
     ) -> bytes:
-        """Make one call and return its answer; raises CallError, and ValueError for metadata that can't be sent."""
+        """Make one call and return its answer; raises CallError, and ValueError for metadata that can't be sent.
+
+        `tail` is the rest of the message, sent from where it lies; no part of it is empty.
+        """
         loop = asyncio.get_running_loop()
         conn = self._current
         if conn is None or not conn.has_room:
@@ -64,9 +72,9 @@ class GrpcChannel:
             block += encode_metadata(metadata)
         call = conn.open(timeout_s)
         try:
-            if not conn.send_at_once(call, block, message):
+            if tail or not conn.send_at_once(call, block, message):
                 conn.write(conn.header_frame(call.id, block))
-                await conn.send_message(call, message, ends=True)
+                await conn.send_message(call, message, tail, ends=True)
             call.sent = True
             answer = await call.answer
         except WriteStalled as exc:

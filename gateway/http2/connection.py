@@ -6,6 +6,7 @@ Source: RFC 9113. Against floods: https://www.kb.cert.org/vuls/id/605641 and 421
 import asyncio
 import logging
 import socket
+from collections.abc import Sequence
 from typing import Any, Final, Generic
 
 from gateway.http2 import frame as f
@@ -194,19 +195,22 @@ class Connection(FrameReader, Generic[Head]):
         """Whether a message of this size, with its prefix, is small and may be sent at once."""
         return size <= min(self.send_window, stream.send_window, f.DEFAULT_FRAME_BYTES) and not self.paused
 
-    async def send_message(self, stream: Stream, message: bytes, *, ends: bool = False) -> None:
+    async def send_message(
+        self, stream: Stream, message: bytes, tail: Sequence[bytes | memoryview] = (), *, ends: bool = False
+    ) -> None:
         """Send a message as fast as the peer takes it; returns early when the stream is closed.
 
-        Raises WriteStalled when the peer takes nothing for too long.
+        `tail` is the rest of the message, in parts of which none is empty. Raises WriteStalled when the peer takes
+        nothing for too long.
         """
-        prefix = PREFIX.pack(0, len(message))
-        if len(message) < f.DEFAULT_FRAME_BYTES:
-            await self._send_data(stream, prefix + message, ends=ends)
-        else:  # in a frame of its own the prefix costs less than a copy of the message
-            await self._send_data(stream, prefix, ends=False)
-            await self._send_data(stream, message, ends=ends)
+        prefix = PREFIX.pack(0, len(message) + sum(map(len, tail)))
+        joined = len(message) < f.DEFAULT_FRAME_BYTES  # else a frame for the prefix costs less than a copy
+        parts = (prefix + message, *tail) if joined else (prefix, message, *tail)
+        for part in parts[:-1]:
+            await self._send_data(stream, part, ends=False)
+        await self._send_data(stream, parts[-1], ends=ends)
 
-    async def _send_data(self, stream: Stream, data: bytes, *, ends: bool) -> None:
+    async def _send_data(self, stream: Stream, data: bytes | memoryview, *, ends: bool) -> None:
         view = memoryview(data)
         while True:
             view = self._send_some(stream, view, ends=ends)

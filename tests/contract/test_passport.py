@@ -51,3 +51,44 @@ def test_an_engine_is_held_against_its_passport_before_it_is_loaded(tmp_path: Pa
     (folder / "passport.json").write_text("{}")
     with pytest.raises(ContractInvalid, match="not a valid passport"):
         Passport.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "model.plan was never run beside its graph, so nothing says that it answers the same"),
+        ({"max_error": 1e-4}, None),
+        ({"max_error": 2e-4}, "model.plan strays by 2.0e-04 from its graph; FP32 may by 0.0001"),
+        ({"max_error": 2e-4, "precision": "FP16"}, None),
+        ({"max_error": 6e-3, "precision": "FP16"}, "model.plan strays by 6.0e-03 from its graph; FP16 may by 0.005"),
+        ({"max_error": 0.2, "precision": "INT8", "changed_ratio": 0.01}, None),
+        (
+            {"max_error": 0.2, "precision": "INT8", "changed_ratio": 0.0625},
+            "model.plan changes 6.2% of the labels; INT8 may change 1%",
+        ),
+        (
+            {"max_error": 0.0, "precision": "INT8"},
+            "model.plan is INT8, which is judged by labels, and its model names none",
+        ),
+    ],
+)
+def test_what_was_measured_decides_whether_clients_are_answered_by_it(
+    tmp_path: Path, changes: dict[str, Any], sentence: str | None
+) -> None:
+    assert passport(tmp_path / "m" / "1", **changes).doubt() == sentence
+
+
+def test_the_bytes_that_are_deserialized_are_the_bytes_that_were_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "m" / "1"
+    saved = passport(folder)
+    assert saved.read_engine(folder) == b"engine"
+    (folder / "model.plan").write_bytes(b"fngine")
+    with pytest.raises(DigestMismatch, match="is not the engine its passport was written for"):
+        saved.read_engine(folder)
+
+
+def test_a_passport_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "m" / "1"
+    path = passport(folder, max_error=1e-6).save(folder)
+    path.write_text(path.read_text().replace(' "changed_ratio": null,\n', ""))
+    assert Passport.load(folder).changed_ratio is None

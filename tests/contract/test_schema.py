@@ -37,6 +37,7 @@ def test_a_missing_contract_is_named(tiny_repository: Repository) -> None:
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [9, 8, 1]}]}, "image preprocessing makes UINT8"),
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 8, 1]}]}, "every dynamic axis needs a range"),
         ({"schema_version": 2}, "schema_version"),
+        ({"batched": False}, "takes one sample a request"),
     ],
 )
 def test_a_contract_that_contradicts_itself_is_refused(

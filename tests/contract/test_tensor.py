@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from contract.error import TensorError
 from contract.schema import AxisRange, TensorSpec
-from contract.tensor import DTYPES, check_inputs, datatype_of, from_raw, from_values, to_raw
+from contract.tensor import DTYPES, as_samples, as_sent, check_inputs, datatype_of, from_raw, from_values, to_raw
 
 FIXED = sorted(set(DTYPES) - {"BYTES", "BF16"})
 IN_JSON = sorted(set(FIXED) - {"FP16"})
@@ -160,3 +160,22 @@ def test_inputs_outside_the_contract_are_named(change: dict[str, Any], said: str
     }
     with pytest.raises(TensorError, match=said):
         check_inputs((IDS, SCORE), BATCH, tensors | change)
+
+
+def test_without_a_batch_axis_a_request_is_one_sample() -> None:
+    tensors: Any = {"ids": np.zeros(16, np.int64), "score": np.zeros(2, np.float32)}
+    assert check_inputs((IDS, SCORE), None, tensors) == 1
+    with pytest.raises(TensorError, match=r"expected shape \[1\.\.16\], got \[1, 16\]"):
+        check_inputs((IDS, SCORE), None, as_samples(None, tensors))
+    assert as_samples(BATCH, tensors) is tensors
+    assert as_sent(BATCH, tensors) is tensors
+    there_and_back = as_sent(None, as_samples(None, tensors))
+    assert {name: array.shape for name, array in there_and_back.items()} == {"ids": (16,), "score": (2,)}
+
+
+def test_a_scalar_travels_as_one_element() -> None:
+    rate = TensorSpec(name="rate", datatype="FP32", shape=())
+    assert check_inputs((rate,), BATCH, {"rate": np.zeros((3, 1), np.float32)}) == 3
+    assert check_inputs((rate,), None, {"rate": np.zeros(1, np.float32)}) == 1
+    with pytest.raises(TensorError, match=r"expected shape \[1\.\.4, 1\], got \[3\]"):
+        check_inputs((rate,), BATCH, {"rate": np.zeros(3, np.float32)})

@@ -1,24 +1,28 @@
 """A gateway over an upstream that runs the repository's ONNX files in this process: Triton's seam, a real model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+import tritonclient.grpc.aio as triton
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2 as pb
 
 from contract import Repository
-from contract.tensor import Tensors
 from gateway import Settings, create_app, create_plane, running
 from gateway.dataplane import DataPlane
 from gateway.error import UpstreamFailed, UpstreamUnavailable
-from gateway.upstream import IndexEntry
+from gateway.upstream import Batch, IndexEntry
+from tests.gateway.http2_peer import Served, serving
+from tests.gateway.listening import grpc_address
 
 
 class LocalUpstream:
@@ -47,30 +51,21 @@ class LocalUpstream:
             for version in self.repository.versions(name)
         ]
 
-    async def infer(
-        self,
-        name: str,
-        version: str,
-        tensors: Tensors,
-        timeout_s: float,
-        *,
-        priority: int = 0,
-        parameters: Mapping[str, Any] | None = None,
-        metadata: Sequence[tuple[str, str]] = (),
-    ) -> dict[str, NDArray[Any]]:
+    async def infer(self, batch: Batch, timeout_s: float) -> dict[str, NDArray[Any]]:
         self._check_up()
-        self.calls.append((name, version, priority, dict(parameters or {})))
+        self.calls.append((batch.name, batch.version, batch.priority, dict(batch.parameters or {})))
+        tensors = batch.tensors()
         self.batches.append(len(next(iter(tensors.values()))))
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        if self.error is not None and (self.failing is None or (name, version) in self.failing):
+        key = (batch.name, batch.version)
+        if self.error is not None and (self.failing is None or key in self.failing):
             raise self.error
-        key = (name, version)
         if key not in self.sessions:
-            path = self.repository.version_dir(name, version) / "model.onnx"
+            path = self.repository.version_dir(*key) / "model.onnx"
             self.sessions[key] = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         session = self.sessions[key]
         answers = session.run(None, {k: np.ascontiguousarray(v) for k, v in tensors.items()})
@@ -144,5 +139,49 @@ def serve(tiny_repository: Repository) -> Any:
 
     def start(repository: Repository = tiny_repository, **settings: Any) -> Any:
         return running_gateway(repository, **settings)
+
+    return start
+
+
+@pytest.fixture(name="grpc_client")
+def _grpc_client() -> Any:
+    """`async with grpc_client(gateway) as client`: Triton's own client of the gateway's gRPC side."""
+
+    @asynccontextmanager
+    async def connected(gateway: Gateway) -> AsyncIterator[Any]:
+        async with grpc_address(gateway) as address, triton.InferenceServerClient(address) as client:
+            yield client
+
+    return connected
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    """A gRPC server for peers of raw frames; at the end it still serves others."""
+    async with serving() as served:
+        yield served
+
+
+@pytest.fixture
+def routed_repository(tiny_repository: Repository, make_version: Any) -> Repository:
+    """`tiny` with two versions that answer alike, and `small`, which says dark of everything."""
+    make_version(tiny_repository.root, "tiny", 2)
+    make_version(tiny_repository.root, "small", 1)
+    path = tiny_repository.version_dir("small", "1") / "model.onnx"
+    model = onnx.load(path)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([9, 0, 0], np.float32), "bias"))
+    onnx.save(model, path)
+    return tiny_repository
+
+
+@pytest.fixture
+def route(serve: Any, routed_repository: Repository, tmp_path: Path) -> Any:
+    """`async with route(text, **settings) as gateway`: a gateway with these routes."""
+
+    def start(text: str, **settings: Any) -> Any:
+        path = tmp_path / "routes.yaml"
+        path.write_text(text)
+        return serve(routed_repository, routes=path, **settings)
 
     return start

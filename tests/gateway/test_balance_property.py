@@ -1,7 +1,7 @@
 """Whatever happens, in whatever order: counts return to zero, attempts stay within the budget, nothing stays open."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from contract.tensor import Tensors
 from gateway.balance import Balancer
 from gateway.error import DeadlineExceeded, GatewayError, UpstreamFailed, UpstreamRefused, UpstreamUnavailable
-from gateway.upstream import IndexEntry, Upstream
+from gateway.upstream import Batch, IndexEntry, Upstream
 
 X: Tensors = {"x": np.ones(1, np.float32)}
 ADDRESSES = [f"10.0.0.{i}:1" for i in range(4)]
@@ -52,7 +52,7 @@ class World:
         await asyncio.gather(self.balancer.index(5), return_exceptions=True)
 
     def ask(self) -> None:
-        self.asks.append(asyncio.ensure_future(self.balancer.infer("m", "1", X, 5)))
+        self.asks.append(asyncio.ensure_future(self.balancer.infer(Batch("m", "1", [X]), 5)))
 
     def end(self, which: int, fate: GatewayError | None) -> None:
         waiting = [call for call in self.waiting if not call.done()]
@@ -87,17 +87,7 @@ class Server:
             raise UpstreamUnavailable("away", unsent=True)
         return [IndexEntry("m", "1", True, "")]
 
-    async def infer(
-        self,
-        name: str,
-        version: str,
-        tensors: Tensors,
-        timeout_s: float,
-        *,
-        priority: int = 0,
-        parameters: Mapping[str, Any] | None = None,
-        metadata: Sequence[tuple[str, str]] = (),
-    ) -> dict[str, NDArray[Any]]:
+    async def infer(self, batch: Batch, timeout_s: float) -> dict[str, NDArray[Any]]:
         assert not self.closed
         self.world.attempts += 1
         call = asyncio.get_running_loop().create_future()

@@ -13,11 +13,12 @@ from tritonclient.grpc import service_pb2_grpc
 from gateway.balance import Balancer
 from gateway.budget import RetryBudget
 from gateway.error import UpstreamUnavailable
-from gateway.upstream import TritonUpstream
+from gateway.upstream import Batch, TritonUpstream
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
 TIMEOUT_S = 10
 NUM_WORKERS = 8
+ASKED = Batch("m", "1", [{"x": np.ones(1, np.float32)}])
 
 
 class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -63,10 +64,9 @@ class Load:
         self._workers = [asyncio.create_task(self._work()) for _ in range(NUM_WORKERS)]
 
     async def _work(self) -> None:
-        x = {"x": np.ones(1, np.float32)}
         while True:
             try:
-                answer = await self.balancer.infer("m", "1", x, TIMEOUT_S)
+                answer = await self.balancer.infer(ASKED, TIMEOUT_S)
                 assert answer["y"].tolist() == [2.0]
                 self.answered += 1
             except UpstreamUnavailable:
@@ -132,13 +132,12 @@ async def test_both_die_and_one_comes_back_at_another_address(tritons: list[Trit
 
     balancer = Balancer(["triton:8001"], TritonUpstream, resolve=resolve, resolve_interval_s=0.01)
     await balancer.index(TIMEOUT_S)
-    x = {"x": np.ones(1, np.float32)}
-    await balancer.infer("m", "1", x, TIMEOUT_S)
+    await balancer.infer(ASKED, TIMEOUT_S)
     await first.kill()
     with pytest.raises(UpstreamUnavailable):
         await balancer.index(TIMEOUT_S)
     with pytest.raises(UpstreamUnavailable):
-        await balancer.infer("m", "1", x, TIMEOUT_S)
+        await balancer.infer(ASKED, TIMEOUT_S)
     found[:] = [second.address]
     async with asyncio.timeout(20):
         while not balancer.endpoints[0].up:
@@ -146,6 +145,6 @@ async def test_both_die_and_one_comes_back_at_another_address(tritons: list[Trit
                 await balancer.index(TIMEOUT_S)
             except UpstreamUnavailable:
                 await asyncio.sleep(0.01)
-    assert (await balancer.infer("m", "1", x, TIMEOUT_S))["y"].tolist() == [2.0]
+    assert (await balancer.infer(ASKED, TIMEOUT_S))["y"].tolist() == [2.0]
     assert [endpoint.address for endpoint in balancer.endpoints] == [second.address]
     await balancer.close()

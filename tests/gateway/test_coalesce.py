@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.coalesce import Entry, Executor, Inference, Result
 from gateway.error import DeadlineExceeded, UpstreamFailed, UpstreamRefused
-from gateway.upstream import concatenate
+from gateway.upstream import Batch
 
 POISON = -1.0
 
@@ -34,7 +34,7 @@ class Doubler:
         )
 
     async def run(self, batch: Sequence[Entry], timeout_s: float) -> Result:
-        inputs = concatenate([entry.tensors for entry in batch])
+        inputs = Batch("m", "1", [entry.tensors for entry in batch]).tensors()
         self.batches.append(inputs["x"][:, 0].tolist())
         try:
             await self.gate.wait()
@@ -43,10 +43,10 @@ class Doubler:
             raise
         if (inputs["x"] == POISON).any():
             raise UpstreamRefused("poison")
-        return Result(inputs, {"y": inputs["x"] * 2}, len(inputs["x"]), lambda outputs: outputs["y"][:, 0] / 2)
+        return Result({"y": inputs["x"] * 2}, len(inputs["x"]), lambda outputs: outputs["y"][:, 0] / 2)
 
     def on_result(self, batch: Sequence[Entry], result: Result) -> None:
-        self.counted += len(result.inputs["x"])
+        self.counted += result.num_samples
 
     def on_retry(self, num: int) -> None:
         self.retried += num

@@ -133,6 +133,10 @@ async def test_messages_metadata_and_errors(serve: Any) -> None:
     async with serve(Behaviour()) as port, channel_to(port) as channel:
         for message in (b"", b"a", b"b" * 16_379, b"b" * 16_384, b"c" * 70_000, LARGE):
             assert await channel.unary(ECHO, message, 20) == message
+        tails: list[list[bytes | memoryview]] = [[b"d"], [memoryview(LARGE), b"e"], [b"f" * 16_384] * 9]
+        for tail in tails:
+            for message in (b"", b"c" * 70_000):
+                assert await channel.unary(ECHO, message, 20, tail=tail) == b"".join((message, *tail))
         remaining, tag, raw = (await channel.unary(TIME, b"", 7, [("x-tag", "a"), ("x-raw-bin", "é")])).split()
         assert 5 < float(remaining) <= 7.1
         assert (tag, raw) == (b"a", repr("é".encode()).encode())

@@ -3,7 +3,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from gateway.resolve import MAX_ENDPOINTS, Resolver, join_address, resolve_address, split_address
+from gateway.resolve import MAX_ENDPOINTS, Resolver, is_loopback, join_address, resolve_address, split_address
 
 
 class Names:
@@ -30,6 +30,11 @@ class Names:
         self.resolver.refresh(older_than_s)
         await self.resolver.wait(5)
         return self.changes[-1] if self.changes else ()
+
+
+def test_only_an_address_can_be_this_host_s() -> None:
+    assert all(map(is_loopback, ("127.0.0.1:1", "127.8.0.1:1", "[::1]:1")))
+    assert not any(map(is_loopback, ("10.0.0.1:1", "[fe80::1%eth0]:1", "localhost:1", "triton:1")))
 
 
 @pytest.mark.parametrize(

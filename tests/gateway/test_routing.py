@@ -1,31 +1,17 @@
 """Routes as a client meets them: through the whole gateway, over HTTP and gRPC."""
 
 import asyncio
-import base64
-import io
-import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-import tritonclient.grpc.aio as triton
-from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from contract import Repository
-from gateway.call import Ask
-from gateway.dataplane import MAX_PRIORITY
 from gateway.error import UpstreamFailed, UpstreamRefused, UpstreamUnavailable
-from gateway.process import bound_socket
-from gateway.rpc import grpc_server
-from gateway.v2 import read_request
-
-Route = Callable[..., Any]
+from tests.gateway.asking import Route, infer, png, tensor, who
+from tests.gateway.listening import until
 
 OWN_NAME = """
 routes:
@@ -56,87 +42,6 @@ routes:
     fallback: {targets: [{model: tiny, version: 2}, {model: small}]}
 """
 FALLBACK_IN_TIME = FALLBACK.replace("fallback: {", "fallback: {after_ms: 50, ")
-SHADOW = """
-routes:
-  - name: tiny
-    targets: [{model: tiny, version: 1}]
-    shadow: {model: tiny, version: 2, fraction: 1, max_inflight: 1}
-"""
-SHADOW_OTHERWISE = SHADOW.replace("model: tiny, version: 2, fraction", "model: small, fraction")
-IMAGE = np.full((1, 8, 8, 1), 250, np.uint8)
-
-
-@pytest.fixture
-def repository(tiny_repository: Repository, make_version: Any) -> Repository:
-    """`tiny` with two versions that answer alike, and `small`, which says dark of everything."""
-    make_version(tiny_repository.root, "tiny", 2)
-    make_version(tiny_repository.root, "small", 1)
-    path = tiny_repository.version_dir("small", "1") / "model.onnx"
-    model = onnx.load(path)
-    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
-    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([9, 0, 0], np.float32), "bias"))
-    onnx.save(model, path)
-    return tiny_repository
-
-
-@pytest.fixture
-def route(serve: Any, repository: Repository, tmp_path: Path) -> Route:
-    """`async with route(text, **settings) as gateway`: a gateway with these routes."""
-
-    def start(text: str, **settings: Any) -> Any:
-        path = tmp_path / "routes.yaml"
-        path.write_text(text)
-        return serve(repository, routes=path, **settings)
-
-    return start
-
-
-@asynccontextmanager
-async def grpc_client(gateway: Any) -> AsyncIterator[Any]:
-    listener = bound_socket("127.0.0.1", 0, share=False)
-    port = listener.getsockname()[1]
-    listener.listen()
-    server = grpc_server(gateway.plane)
-    await server.start(listener)
-    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
-    try:
-        yield client
-    finally:
-        await client.close()
-        await server.stop(0)
-
-
-def tensor() -> Any:
-    made = triton.InferInput("image", IMAGE.shape, "UINT8")
-    made.set_data_from_numpy(IMAGE)
-    return made
-
-
-def png() -> str:
-    file = io.BytesIO()
-    Image.fromarray(IMAGE[0, :, :, 0]).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def body(**parameters: Any) -> dict[str, Any]:
-    tensor = {"name": "image", "shape": IMAGE.shape, "datatype": "UINT8", "data": IMAGE.ravel().tolist()}
-    return {"inputs": [tensor]} | ({"parameters": parameters} if parameters else {})
-
-
-async def infer(gateway: Any, name: str = "tiny", *, headers: Any = None, **parameters: Any) -> Any:
-    return await gateway.client.post(f"/v2/models/{name}/infer", json=body(**parameters), headers=headers)
-
-
-async def who(gateway: Any, name: str = "tiny", **headers: str) -> str:
-    answer = await infer(gateway, name, headers=headers)
-    assert answer.status_code == 200, answer.text
-    return f"{answer.json()['model_name']}/{answer.json()['model_version']}"
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not happened():
-            await asyncio.sleep(0)
 
 
 async def test_a_canary_gets_its_share(route: Route) -> None:
@@ -186,7 +91,7 @@ async def test_predict_tells_who_served(route: Route) -> None:
     ],
 )
 async def test_headers_and_tenants_decide_over_http_and_grpc(
-    route: Route, headers: dict[str, str], expected: str, kind: str
+    route: Route, headers: dict[str, str], expected: str, kind: str, grpc_client: Any
 ) -> None:
     async with route(GROUPS) as gateway, grpc_client(gateway) as client:
         assert await who(gateway, **headers) == expected
@@ -252,20 +157,20 @@ async def test_a_target_that_is_not_served_is_skipped_and_each_fallback_asked_on
 
 
 async def test_a_version_that_goes_away_under_a_request_is_no_unknown_model(
-    route: Route, repository: Repository
+    route: Route, routed_repository: Repository
 ) -> None:
     async with route(FALLBACK) as gateway:
         gateway.upstream.gate.clear()
         gateway.upstream.error, gateway.upstream.failing = UpstreamFailed("it broke"), {("tiny", "1")}
         asked = asyncio.create_task(who(gateway))
         await until(lambda: len(gateway.upstream.calls) == 1)
-        repository.version_dir("tiny", "2").rename(repository.root / "gone")
+        routed_repository.version_dir("tiny", "2").rename(routed_repository.root / "gone")
         await gateway.plane.catalog.refresh()
         gateway.upstream.gate.set()
         assert await asked == "small/1"
 
 
-async def test_a_route_has_a_deadline_and_a_rule_its_own(route: Route) -> None:
+async def test_a_route_has_a_deadline_and_a_rule_its_own(route: Route, grpc_client: Any) -> None:
     text = """
 routes:
   - name: tiny
@@ -281,7 +186,7 @@ routes:
         assert gateway.metric("gateway_requests_total", model="tiny", version="2", code="504") == 2
 
 
-async def test_priority_reaches_triton_and_the_request_may_set_its_own(route: Route) -> None:
+async def test_priority_reaches_triton_and_the_request_may_set_its_own(route: Route, grpc_client: Any) -> None:
     text = """
 routes:
   - {name: tiny, priority: 4, targets: [{model: tiny, version: 1}], rules: [
@@ -326,67 +231,6 @@ async def test_the_timeout_of_a_request_is_kept(route: Route) -> None:
         assert len(gateway.upstream.calls) == 1  # no time is left for a fallback
 
 
-async def test_a_shadow_that_agrees_is_counted_and_one_that_fails_too(route: Route) -> None:
-    async with route(SHADOW) as gateway:
-        assert await who(gateway) == "tiny/1"
-        await until(lambda: shadows(gateway)["agreed"] == 1)
-        gateway.upstream.error, gateway.upstream.failing = UpstreamFailed("it broke"), {("tiny", "2")}
-        assert await who(gateway) == "tiny/1"
-        await until(lambda: shadows(gateway)["failed"] == 1)
-        assert gateway.metric("gateway_requests_total", code="200") == 2
-        assert gateway.metric("gateway_requests_total") == 2
-        assert (await gateway.client.get("/v1/routes/tiny/disagreements")).json()["disagreements"] == []
-        assert (await gateway.client.get("/v1/routes/small/disagreements")).status_code == 404
-
-
-async def test_counter_examples_are_kept(route: Route) -> None:
-    async with route(SHADOW_OTHERWISE) as gateway:
-        assert await who(gateway, **{"x-request-id": "a7"}) == "tiny/1"
-        await until(lambda: shadows(gateway)["disagreed"] == 1)
-        (example,) = (await gateway.client.get("/v1/routes/tiny/disagreements")).json()["disagreements"]
-        assert (example["request_id"], example["target"]) == ("a7", "small/newest")
-        assert example["top1"] == {"same": 0, "different": 1}
-        (shown,) = (await gateway.client.get("/v1/routes")).json()["routes"]
-        assert (shown["shadow"]["counts"]["disagreed"], shown["shadow"]["counts"]["top1_different"]) == (1, 1)
-
-
-async def test_a_shadow_that_hangs_delays_no_answer_and_is_bounded(route: Route) -> None:
-    async with route(SHADOW) as gateway:
-        gateway.upstream.gate.clear()
-        asked = [asyncio.create_task(who(gateway)) for _ in range(2)]
-        await until(lambda: len(gateway.upstream.calls) == 2)
-        gateway.upstream.gate.set()
-        gateway.upstream.gate.clear()  # lets through who waits now, and holds who comes after: the shadow
-        assert await asyncio.gather(*asked) == ["tiny/1", "tiny/1"]
-        await until(lambda: len(gateway.upstream.calls) == 3)
-        assert shadows(gateway) == {"agreed": 0, "disagreed": 0, "failed": 0, "dropped": 1}
-        assert gateway.metric("gateway_inflight_requests") == 0
-        gateway.upstream.gate.set()
-        await until(lambda: shadows(gateway)["agreed"] == 1)
-
-
-async def test_a_shadow_takes_no_part_in_the_call_that_it_copies(route: Route) -> None:
-    async with route(SHADOW) as gateway:
-        with gateway.plane.call(Ask("v2_grpc", "tiny")) as call:  # a stream holds its call while it writes
-            await gateway.plane.infer(call, read_request(json.dumps(body(priority=2)).encode(), None))
-            stages = list(call.stages)
-            await until(lambda: shadows(gateway)["agreed"] == 1)
-            assert (call.stages, call.served.label) == (stages, "tiny/1")
-        assert [made[1:3] for made in gateway.upstream.calls] == [("1", 2), ("2", MAX_PRIORITY)]
-
-
-async def test_a_shadow_goes_when_the_gateway_does(route: Route) -> None:
-    async with route(SHADOW) as gateway:
-        gateway.upstream.gate.clear()
-        asked = asyncio.create_task(who(gateway))
-        await until(lambda: len(gateway.upstream.calls) == 1)
-        gateway.upstream.gate.set()
-        gateway.upstream.gate.clear()
-        await asked
-        await until(lambda: len(gateway.upstream.calls) == 2)
-    assert gateway.upstream.cancelled == 1
-
-
 async def test_an_outage_under_a_route_is_counted_for_its_model(route: Route) -> None:
     async with route(OWN_NAME) as gateway:
         gateway.upstream.down = True
@@ -429,11 +273,3 @@ async def edit(gateway: Any, folder: Path, text: str) -> None:
     (folder / "routes.yaml").write_text(text)
     for _ in range(2):  # an edit is believed when two looks find the same
         await gateway.plane.routes.refresh()
-
-
-def shadows(gateway: Any) -> dict[str, int]:
-    """The copies of the route's requests by what came of them."""
-    return {
-        result: int(gateway.metric("gateway_shadow_requests_total", route="tiny", result=result))
-        for result in ("agreed", "disagreed", "failed", "dropped")
-    }

@@ -1,8 +1,7 @@
 """The unmodified clients of Triton against the gateway's gRPC side."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -14,25 +13,9 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from gateway.process import bound_socket
-from gateway.rpc import grpc_server
 
 Serve = Callable[..., Any]
 IMAGES = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 250)])
-
-
-@asynccontextmanager
-async def client_of(gateway: Any) -> AsyncIterator[Any]:
-    listener = bound_socket("127.0.0.1", 0, share=False)
-    port = listener.getsockname()[1]
-    listener.listen()
-    server = grpc_server(gateway.plane)
-    await server.start(listener)
-    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
-    try:
-        yield client
-    finally:
-        await client.close()
-        await server.stop(0)
 
 
 def image(array: np.ndarray[Any, Any] = IMAGES, name: str = "image", datatype: str = "UINT8") -> Any:
@@ -41,8 +24,8 @@ def image(array: np.ndarray[Any, Any] = IMAGES, name: str = "image", datatype: s
     return tensor
 
 
-async def test_infer_over_grpc(serve: Serve) -> None:
-    async with serve() as gateway, client_of(gateway) as client:
+async def test_infer_over_grpc(serve: Serve, grpc_client: Any) -> None:
+    async with serve() as gateway, grpc_client(gateway) as client:
         answer = await client.infer("tiny", [image()], request_id="a7", outputs=[triton.InferRequestedOutput("logits")])
         response = answer.get_response()
         assert (response.id, response.model_name, response.model_version) == ("a7", "tiny", "1")
@@ -52,8 +35,8 @@ async def test_infer_over_grpc(serve: Serve) -> None:
         assert gateway.metric("inference_prediction_total", label="dark") == 1
 
 
-async def test_typed_contents_are_read_too(serve: Serve) -> None:
-    async with serve() as gateway, client_of(gateway) as client:
+async def test_typed_contents_are_read_too(serve: Serve, grpc_client: Any) -> None:
+    async with serve() as gateway, grpc_client(gateway) as client:
         request = pb.ModelInferRequest(model_name="tiny")
         tensor = request.inputs.add(name="image", datatype="UINT8", shape=(1, 8, 8, 1))
         tensor.contents.uint_contents.extend([250] * 64)
@@ -64,8 +47,8 @@ async def test_typed_contents_are_read_too(serve: Serve) -> None:
             await client._client_stub.ModelInfer(request)
 
 
-async def test_health_and_metadata(serve: Serve) -> None:
-    async with serve() as gateway, client_of(gateway) as client:
+async def test_health_and_metadata(serve: Serve, grpc_client: Any) -> None:
+    async with serve() as gateway, grpc_client(gateway) as client:
         assert await client.is_server_live()
         assert await client.is_server_ready()
         assert await client.is_model_ready("tiny")
@@ -88,17 +71,17 @@ async def test_health_and_metadata(serve: Serve) -> None:
     ],
 )
 async def test_bad_requests_get_a_code_and_a_sentence(
-    serve: Serve, model: str, tensor: Any, code: str, said: str
+    serve: Serve, model: str, tensor: Any, code: str, said: str, grpc_client: Any
 ) -> None:
-    async with serve() as gateway, client_of(gateway) as client:
+    async with serve() as gateway, grpc_client(gateway) as client:
         with pytest.raises(InferenceServerException, match=said) as error:
             await client.infer(model, [tensor])
         assert error.value.status() == f"StatusCode.{code}"
         assert (await client.infer("tiny", [image()])).as_numpy("logits").shape == (2, 3)
 
 
-async def test_a_dead_triton_is_unavailable_and_a_passed_deadline_said(serve: Serve) -> None:
-    async with serve() as gateway, client_of(gateway) as client:
+async def test_a_dead_triton_is_unavailable_and_a_passed_deadline_said(serve: Serve, grpc_client: Any) -> None:
+    async with serve() as gateway, grpc_client(gateway) as client:
         gateway.upstream.gate.clear()
         with pytest.raises(InferenceServerException, match=r"(?i)deadline|time was up"):
             await client.infer("tiny", [image()], client_timeout=0.05)
@@ -112,8 +95,8 @@ async def test_a_dead_triton_is_unavailable_and_a_passed_deadline_said(serve: Se
         assert error.value.status() == "StatusCode.UNAVAILABLE"
 
 
-async def test_calls_that_change_the_server_are_refused(serve: Serve) -> None:
-    async with serve() as gateway, client_of(gateway) as client:
+async def test_calls_that_change_the_server_are_refused(serve: Serve, grpc_client: Any) -> None:
+    async with serve() as gateway, grpc_client(gateway) as client:
         for call in (
             client.unload_model("tiny"),
             client.load_model("tiny"),
@@ -127,8 +110,8 @@ async def test_calls_that_change_the_server_are_refused(serve: Serve) -> None:
             assert error.value.status() == "StatusCode.PERMISSION_DENIED"
 
 
-async def test_a_message_over_the_limit_is_refused(serve: Serve) -> None:
-    async with serve(max_body_bytes=2048) as gateway, client_of(gateway) as client:
+async def test_a_message_over_the_limit_is_refused(serve: Serve, grpc_client: Any) -> None:
+    async with serve(max_body_bytes=2048) as gateway, grpc_client(gateway) as client:
         with pytest.raises(InferenceServerException) as error:
             await client.infer("tiny", [image(np.zeros((40, 8, 8, 1), np.uint8))])
         assert error.value.status() == "StatusCode.RESOURCE_EXHAUSTED"

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from contract.agreement import METRIC_TOLERANCE, changed_ratio, largest_error, scaled
+from contract.schema import ClassificationPostprocess, TensorPostprocess
+
+FINITE = arrays(np.float32, (3, 4), elements=st.floats(-1e4, 1e4, width=32))
+LABELS = ClassificationPostprocess(tensor="logits", labels=("a", "b", "c", "d"))
+
+
+@given(expected=FINITE, got=FINITE)
+def test_the_error_is_the_largest_difference_in_units_of_the_largest_value(
+    expected: np.ndarray, got: np.ndarray
+) -> None:
+    scale = max(1.0, float(np.abs(expected.astype(np.float64)).max()))
+    largest = max(abs(float(a) - float(b)) for a, b in zip(expected.flat, got.flat, strict=True))
+    assert largest_error({"x": expected}, {"x": got}) == pytest.approx(largest / scale)
+    assert largest_error({"x": expected}, {"x": expected}) == 0
+
+
+@given(expected=FINITE)
+def test_rounding_to_half_precision_is_within_its_tolerance(expected: np.ndarray) -> None:
+    """Half of FP16's spacing is 2^-11 of the value: ten times less than what is allowed."""
+    assert scaled(expected, expected.astype(np.float16)) <= 2**-11
+
+
+def test_small_values_are_compared_as_they_are() -> None:
+    assert largest_error({"x": np.array([0.01])}, {"x": np.array([0.02])}) == pytest.approx(0.01)
+
+
+def test_the_worst_output_counts_and_integers_are_equal_or_not() -> None:
+    expected = {"x": np.array([1.0]), "ids": np.array([1, 2])}
+    assert largest_error(expected, {"x": np.array([1.5]), "ids": np.array([1, 2])}) == 0.5
+    assert largest_error(expected, {"x": np.array([1.0]), "ids": np.array([1, 3])}) == 1.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_isnt_finite_cant_be_compared(value: float) -> None:
+    for expected, got in ((1.0, value), (value, 1.0), (value, value)):
+        with pytest.raises(ValueError, match="output 'x' holds NaN or infinity"):
+            largest_error({"x": np.array([expected])}, {"x": np.array([got])})
+
+
+def test_nor_can_other_shapes() -> None:
+    with pytest.raises(ValueError, match=r"output 'x': expected shape \[2\], got \[1\]"):
+        largest_error({"x": np.zeros(2)}, {"x": np.zeros(1)})
+
+
+@given(expected=FINITE, got=FINITE, targets=arrays(np.int64, 3, elements=st.integers(0, 3)))
+def test_accuracy_falls_by_no_more_than_the_share_of_changed_labels(
+    expected: np.ndarray, got: np.ndarray, targets: np.ndarray
+) -> None:
+    changed = changed_ratio(LABELS, {"logits": expected}, {"logits": got})
+    assert changed is not None
+    before, after = ((scores.argmax(axis=1) == targets).mean() for scores in (expected, got))
+    assert before - after <= changed + 1e-12
+
+
+def test_a_model_without_labels_has_no_share_of_changed_ones() -> None:
+    assert changed_ratio(TensorPostprocess(), {}, {}) is None
+    assert METRIC_TOLERANCE == 0.01
