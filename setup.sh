@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sets up everything the Makefile's targets need, and does nothing where that is there already.
 #
-#   Debian packages   prometheus, curl, dataset-fashion-mnist; wrk and nghttp2-client (h2load) for `make bench`;
+#   Debian packages   prometheus (for tests its Alertmanager too), curl, dataset-fashion-mnist; wrk and nghttp2-client (h2load) for `make bench`;
 #                     python3.X-venv and libpython3.X where Python came without ensurepip or its shared library
 #                                                                                            (only these need root)
 #   .venv             this project and its tools
@@ -50,6 +50,7 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_config_var("LIBDIR"), nam
 install_debian_packages() {
     wanted=""
     command -v prometheus >/dev/null && command -v promtool >/dev/null || wanted="$wanted prometheus"
+    [ "${1:-}" != test ] || command -v amtool >/dev/null || wanted="$wanted prometheus-alertmanager"
     command -v curl >/dev/null || wanted="$wanted curl"
     command -v wrk >/dev/null || wanted="$wanted wrk"
     command -v h2load >/dev/null || wanted="$wanted nghttp2-client"
@@ -121,13 +122,22 @@ install_kserve() {
     echo "$stamp" >.venv-kserve/.stamp
 }
 
+install_foreign() {
+    requirements=tests/integration/foreign-requirements.txt
+    stamp=$(cat "$requirements" .venv/.stamp | sha256sum | cut -d' ' -f1)
+    [ "$(cat .venv/.foreign 2>/dev/null)" != "$stamp" ] || return 0
+    say "installing models of other people into .venv, to import them (a few seconds)"
+    pip_install .venv --no-deps --no-compile --requirement "$requirements"
+    echo "$stamp" >.venv/.foreign
+}
+
 case ${1:-} in
 "" | test) ;;
 *) fail "expected no argument or 'test', got '$1'." ;;
 esac
 require_platform
 find_python
-install_debian_packages
+install_debian_packages "${1:-}"
 install_project
 install_triton
-[ "${1:-}" != test ] || install_kserve
+[ "${1:-}" != test ] || { install_kserve && install_foreign; }

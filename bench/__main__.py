@@ -1,7 +1,8 @@
 """`python -m bench`: the gateway beside Triton asked directly and beside its peers, in one run, in turns, as ratios.
 
 `python -m bench soak` asks a gateway a million times and watches its memory. Both write their figures into
-`run/bench/` and, with those of the other's last run, into `docs/bench.md`. Nothing else should run on the machine
+`run/bench/` and, with those of the other's last run, into `docs/bench.md`. `python -m bench engines` compiles what is
+published for every target and precision, and writes `docs/engines.md`. Nothing else should run on the machine
 meanwhile: the load generator and the servers share its cores.
 """
 
@@ -43,6 +44,8 @@ def main() -> int:
     """Measure, print, and write; returns the exit code."""
     options = _options()
     console = Console()
+    if options.what == "engines":
+        return _engines(options, console)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended in order
     os.environ["TIDEGATE_PROCESSES"] = str(options.processes)
     STATE.mkdir(parents=True, exist_ok=True)
@@ -60,12 +63,25 @@ def main() -> int:
     return 0
 
 
+def _engines(options: argparse.Namespace, console: Console) -> int:
+    """The engines of the published models, and the latency of the same model elsewhere."""
+    from bench.engine import run  # these load torch, which must not sit beside the servers
+    from bench.engine_page import write
+
+    try:
+        write(run(options.repository, console), options.docs)
+    except BenchError as exc:
+        console.print(f"bench: {exc}", markup=False)
+        return 1
+    return 0
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure the gateway beside Triton and beside other servers, or its memory over many requests.",
     )
-    parser.add_argument("what", nargs="?", choices=("rounds", "soak"), default="rounds")
+    parser.add_argument("what", nargs="?", choices=("rounds", "soak", "engines"), default="rounds")
     parser.add_argument("--rounds", type=_positive, default=3, help="measurements of each cell, in turns")
     parser.add_argument("--seconds", type=_positive, default=2, help="length of one measurement")
     parser.add_argument("--connections", type=_positive, nargs="+", default=[1, 16, 64])

@@ -2,7 +2,9 @@
 
 from serving.error import (
     EngineBuildFailed,
+    EngineBusy,
     EngineError,
+    EngineRefused,
     EngineUnavailable,
     LaunchFailed,
     LoadFailed,
@@ -15,7 +17,9 @@ from serving.error import (
 
 __all__ = [
     "EngineBuildFailed",
+    "EngineBusy",
     "EngineError",
+    "EngineRefused",
     "EngineUnavailable",
     "LaunchFailed",
     "LoadFailed",

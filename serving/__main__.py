@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contract.repository import Repository
+from serving.builder import local_node
 from serving.control import Control
-from serving.engine import local_node
 from serving.error import ServingError
 from serving.launcher import Launcher, LaunchSettings, Ports
 from serving.loader import Loader

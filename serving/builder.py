@@ -84,6 +84,25 @@ def find_builder(compute_capabilities: Sequence[str] | None = None) -> Builder:
     return Builder(name="tensorrt-rtx", module=rtx, version=rtx.__version__, compute_capabilities=targets, gpu=gpu)
 
 
+def available() -> str:
+    """One sentence: which engine builder works here, or why none does."""
+    try:
+        return find_builder().description
+    except EngineUnavailable as exc:
+        return str(exc)
+
+
+def local_node() -> tuple[str, str, str] | None:
+    """(builder, its version, compute capability) of the engines that this machine runs; None where that isn't known."""
+    try:
+        builder = find_builder()
+    except EngineUnavailable:
+        return None
+    if builder.name != "tensorrt" or builder.gpu is None:
+        return None
+    return builder.name, builder.version, builder.gpu.compute_capability
+
+
 def create_network(builder: Builder, trt_builder: Any) -> Any:
     """An empty, strongly typed network."""
     flags = builder.module.NetworkDefinitionCreationFlag

@@ -1,226 +1,161 @@
-"""From an ONNX file to an engine beside it, with the passport that says what it is.
+"""`python -m serving.engine`: the engines of a repository's versions, built on the node that serves them.
 
-One path for TensorRT and TensorRT-RTX (see serving.builder): parse, check against the contract's tensors, one
-optimization profile, build, write. Hardware compatibility and version compatibility stay off: one engine for what it
-was built for, and the passport tells everyone what that is.
+    python -m serving.engine --repository /models --cache /cache --output /serve   an init container's whole work
+    python -m serving.engine --repository /models --cache /cache --output /serve --watch 10   and a sidecar's
+    python -m serving.engine --repository /models --cache /cache --model fashion-mnist       fills the cache only
+
+`/models` may be read-only. `/serve` becomes a repository of its own, made of links (or copies, from another volume), in
+which every version has an engine, or the reason why its ONNX file is served is printed in one sentence. Triton and
+`python -m serving` are started on it. Running it again builds and changes nothing.
+
+Exit codes: 0 every published version can be served, 1 it could not be done and one sentence says why, 2 wrong
+arguments, 3 done, but a version was refused, for its files aren't what its contract says.
 """
 
-import hashlib
-import json
+import argparse
 import logging
-import os
-import tempfile
-import time
+import math
+import signal
+import sys
+import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from contract.digest import sha256_of
-from contract.passport import PASSPORT_FILE, InputProfile, Passport
-from contract.schema import AxisRange, TensorSpec
-from serving.builder import Builder, Progress, create_network, find_builder, logger_of, make_monitor, target
-from serving.error import EngineBuildFailed, EngineUnavailable
+from contract.error import ContractError
+from contract.golden import Golden
+from contract.passport import Passport
+from contract.repository import Repository
+from contract.schema import Contract
+from contract.triton import MODEL_FILE
+from serving.builder import available, find_builder, local_node
+from serving.cache import EngineCache
+from serving.compilation import build
+from serving.error import EngineUnavailable, ServingError
+from serving.node import Node, Outcome
 
-WORKSPACE_BYTES = 4 * 1024**3
+__all__ = ["available", "build", "local_node", "main"]
 
-_LOG = logging.getLogger(__name__)
-
-Precision = Literal["FP32", "FP16", "INT8"]
-
-
-def build(
-    onnx: Path,
-    inputs: Sequence[TensorSpec],
-    batch: AxisRange,
-    *,
-    progress: Progress | None = None,
-    compute_capabilities: Sequence[str] | None = None,
-    workspace_bytes: int = WORKSPACE_BYTES,
-    timing_cache: Path | None = None,
-) -> Passport:
-    """Build the engine of `onnx` for the contract's batch and axis bounds; write engine and passport beside it.
-
-    `model.plan` comes from TensorRT and `model.rtx` from TensorRT-RTX. `progress` gets (phase, share done), from
-    TensorRT's threads; what it raises stops the build. `timing_cache` is read and written with TensorRT only.
-    Raises EngineUnavailable without a builder, EngineBuildFailed with every error that parser and builder gave.
-    """
-    builder = find_builder(compute_capabilities)
-    started = time.monotonic()
-    logger = logger_of(builder.module)
-    logger.errors.clear()
-    trt_builder = builder.module.Builder(logger)
-    network = create_network(builder, trt_builder)
-    _parse(builder, network, logger, onnx)
-    _check_inputs(network, inputs)
-    config = trt_builder.create_builder_config()
-    config.set_memory_pool_limit(builder.module.MemoryPoolType.WORKSPACE, workspace_bytes)
-    config.clear_flag(builder.module.BuilderFlag.TF32)  # FP32 means FP32: parity is held to 1e-4
-    target(builder, config)
-    profile = profile_of(inputs, batch)
-    config.add_optimization_profile(_optimization_profile(trt_builder, profile))
-    monitor = make_monitor(builder.module, progress or _ignore)
-    config.progress_monitor = monitor
-    cache = _open_timing_cache(builder, config, timing_cache)
-    engine = trt_builder.build_serialized_network(network, config)
-    if monitor.raised is not None:
-        raise monitor.raised
-    if engine is None:
-        raise EngineBuildFailed(f"{builder.title} refuses {onnx.name}: {_joined(logger.errors)}")
-    if cache is not None and timing_cache is not None:
-        _write(timing_cache, bytes(config.get_timing_cache().serialize()))
-    passport = _write_engine(builder, onnx, bytes(engine), profile, _precision(builder, network), started)
-    _LOG.info("%s: %d bytes in %.1f s by %s", passport.engine, passport.engine_size_bytes, passport.build_time_s,
-              builder.description)  # fmt: skip
-    return passport
+_LOG = logging.getLogger("serving.engine")
+_DAY_S = 86_400
 
 
-def profile_of(inputs: Sequence[TensorSpec], batch: AxisRange) -> tuple[InputProfile, ...]:
-    """Ranges of every input's axes, the batch axis first."""
-    return tuple(InputProfile(name=spec.name, axes=(batch, *spec.bounds())) for spec in inputs)
-
-
-def cache_key(
-    *,
-    onnx_sha256: str,
-    builder: str,
-    builder_version: str,
-    compute_capabilities: Sequence[str],
-    profile: Sequence[InputProfile],
-    precision: str,
-) -> str:
-    """Hex SHA-256 that two builds share exactly when one's engine can stand for the other's."""
-    facts = {
-        "onnx": onnx_sha256,
-        "builder": [builder, builder_version],
-        "compute_capabilities": sorted(compute_capabilities),
-        "profile": sorted((entry.model_dump() for entry in profile), key=lambda entry: str(entry["name"])),
-        "precision": precision,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def available() -> str:
-    """One sentence: which engine builder works here, or why none does."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare what is served; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.model is None) == (options.output is None):
+        parser.error("expected either --output, or --model to fill the cache for one model")
+    if (options.version and not options.model) or (options.watch and not options.output):
+        parser.error("--version goes with --model, and --watch with --output")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=options.log_level.upper())
     try:
-        return find_builder().description
-    except EngineUnavailable as exc:
-        return str(exc)
+        return _run(options)
+    except (ServingError, ContractError, OSError) as exc:
+        _LOG.error("%s", exc)
+        return 1
 
 
-def local_node() -> tuple[str, str, str] | None:
-    """(builder, its version, compute capability) of the engines that this machine runs; None where that isn't known."""
+def _run(options: argparse.Namespace) -> int:
+    source = Repository(options.repository)
+    engines = _engines(options)
+    if options.output is None:
+        return _fill(source, engines, options.model, options.version)
+    node = Node(source=source, output=Repository(options.output), engines=engines)
+    code = _report(node.prepare())
+    if engines.cache is not None:
+        engines.cache.prune(options.keep_days * _DAY_S)
+    if options.watch is not None:
+        _watch(node, options.watch)
+    return code
+
+
+def _watch(node: Node, interval_s: float) -> None:
+    """Go on until a signal ends it; what can't be done now may be done the next time."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(interval_s):
+        try:
+            _report(node.prepare())
+        except ServingError as exc:
+            _LOG.error("%s", exc)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalEngines:
+    """The engines of this machine: a version's own where it fits, else the cache's; `why_none` where there are none."""
+
+    cache: EngineCache | None = None
+    why_none: str = ""
+
+    def find(self, contract: Contract, folder: Path, /) -> Path:
+        """Folder with the engine; raises EngineError, in one sentence, where clients can't be answered by one."""
+        if self.cache is None:
+            raise EngineUnavailable(self.why_none)
+        own, node = contract.artifact("engine"), local_node()
+        if node is not None and own is not None and own.path == MODEL_FILE["tensorrt"]:
+            passport = Passport.load(folder)
+            if (passport.misfit(*node) or passport.doubt()) is None:
+                return folder
+        if contract.artifact("golden") is None:
+            raise EngineUnavailable("it has no golden samples that an engine could be held against")
+        found = self.cache.engine(folder / MODEL_FILE["onnxruntime"], contract, Golden.load(folder))
+        doubt = Passport.load(found).doubt()
+        if doubt is not None:
+            raise EngineUnavailable(doubt)
+        return found
+
+
+def _engines(options: argparse.Namespace) -> LocalEngines:
     try:
         builder = find_builder()
-    except EngineUnavailable:
-        return None
-    if builder.name != "tensorrt" or builder.gpu is None:
-        return None
-    return builder.name, builder.version, builder.gpu.compute_capability
+    except EngineUnavailable as exc:
+        return LocalEngines(why_none=str(exc))
+    if builder.name != "tensorrt":
+        return LocalEngines(why_none=f"no NVIDIA GPU with the package tensorrt was found, only {builder.title}")
+    return LocalEngines(cache=EngineCache(folder=options.cache, builder=builder, lock_timeout_s=options.lock_timeout))
 
 
-def _parse(builder: Builder, network: Any, logger: Any, onnx: Path) -> None:
-    if not onnx.is_file():
-        raise EngineBuildFailed(f"expected an ONNX file, {onnx.name} doesn't exist")
-    parser = builder.module.OnnxParser(network, logger)
-    if parser.parse_from_file(str(onnx)):
-        return
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    lines = [f"{_where(error)}{error.desc()}" for error in errors]
-    raise EngineBuildFailed(f"{builder.title} can't read {onnx.name}: {_joined(lines or logger.errors)}")
+def _fill(source: Repository, engines: LocalEngines, model: str, version: int | None) -> int:
+    """Build one version's engine, or those of all of a model's versions, into the cache."""
+    if engines.cache is None:
+        raise EngineUnavailable(engines.why_none)
+    for number in [version] if version is not None else source.versions(model):
+        contract = source.contract(model, number, verified=True)
+        _LOG.info("%s version %d: %s", model, number, engines.find(contract, source.version_dir(model, number)))
+    return 0
 
 
-def _where(error: Any) -> str:
-    """The node an error is about: its name, or its number where it has none; nothing for the file as a whole."""
-    if error.node() < 0:
-        return ""
-    return f"{error.node_name() or f'node {error.node()}'} ({error.node_operator()}): "
+def _report(outcomes: Sequence[Outcome]) -> int:
+    for outcome in outcomes:
+        level = logging.INFO if outcome.engine else logging.ERROR if outcome.refused else logging.WARNING
+        _LOG.log(level, "%s", outcome)
+    return 3 if any(outcome.refused for outcome in outcomes) else 0
 
 
-def _check_inputs(network: Any, inputs: Sequence[TensorSpec]) -> None:
-    """The graph must have the contract's inputs, with a dynamic axis where the contract has a range."""
-    graph = {tensor.name: tuple(tensor.shape) for tensor in map(network.get_input, range(network.num_inputs))}
-    if graph.keys() != {spec.name for spec in inputs}:
-        names = sorted(spec.name for spec in inputs)
-        raise EngineBuildFailed(f"the contract has the inputs {names}, the ONNX model {sorted(graph)}")
-    for spec in inputs:
-        expected, came = (-1, *spec.shape), graph[spec.name]
-        if len(came) != len(expected) or any(a not in (-1, b) for a, b in zip(came, expected, strict=True)):
-            raise EngineBuildFailed(
-                f"input {spec.name!r}: the contract says {list(expected)}, the ONNX model {list(came)}"
-            )
-
-
-def _optimization_profile(trt_builder: Any, profile: Sequence[InputProfile]) -> Any:
-    made = trt_builder.create_optimization_profile()
-    for entry in profile:
-        bounds = [tuple(getattr(axis, end) for axis in entry.axes) for end in ("min", "opt", "max")]
-        made.set_shape(entry.name, *bounds)
-    return made
-
-
-def _precision(builder: Builder, network: Any) -> Precision:
-    """What the graph computes in: INT8 where anything is quantized, FP16 where any tensor is half, else FP32."""
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    quantized = {builder.module.LayerType.QUANTIZE, builder.module.LayerType.DEQUANTIZE}
-    if any(layer.type in quantized for layer in layers):
-        return "INT8"
-    dtypes = {layer.get_output(index).dtype for layer in layers for index in range(layer.num_outputs)}
-    return "FP16" if builder.module.DataType.HALF in dtypes else "FP32"
-
-
-def _open_timing_cache(builder: Builder, config: Any, path: Path | None) -> Any | None:
-    """With TensorRT-RTX a timing cache would ask for a GPU, so there is none."""
-    if path is None or builder.name != "tensorrt":
-        return None
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
-
-
-def _write_engine(
-    builder: Builder, onnx: Path, engine: bytes, profile: tuple[InputProfile, ...], precision: Precision, started: float
-) -> Passport:
-    """Engine first, then passport: a reader that comes between finds a digest that doesn't match, and loads nothing."""
-    passport = Passport(
-        engine=builder.engine_file,
-        engine_sha256=hashlib.sha256(engine).hexdigest(),
-        engine_size_bytes=len(engine),
-        onnx_sha256=sha256_of(onnx),
-        builder=builder.name,
-        builder_version=builder.version,
-        cuda_version=builder.gpu.cuda_version if builder.gpu else None,
-        driver_version=builder.gpu.driver_version if builder.gpu else None,
-        compute_capabilities=builder.compute_capabilities,
-        precision=precision,
-        profile=profile,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        build_time_s=round(time.monotonic() - started, 3),
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.engine", description="Build the engines of a repository's versions on this node."
     )
-    _write(onnx.with_name(builder.engine_file), engine)
-    with tempfile.TemporaryDirectory(dir=onnx.parent, prefix=".passport-") as aside:
-        passport.save(Path(aside)).replace(onnx.with_name(PASSPORT_FILE))
-    return passport
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="may be read-only")
+    parser.add_argument("--output", type=Path, help="repository to make, which Triton is started on")
+    parser.add_argument("--cache", type=Path, default=Path("run/engines"), help="folder on a volume that stays")
+    parser.add_argument("--model", help="fill the cache for this model only, without --output")
+    parser.add_argument("--version", type=int, help="of --model; all its versions without it")
+    parser.add_argument("--watch", type=_seconds, help="go on, and look for new versions every so many seconds")
+    parser.add_argument("--lock-timeout", type=_seconds, default=900.0, help="seconds to wait for another builder")
+    parser.add_argument("--keep-days", type=_seconds, default=30.0, help="engines that nothing used for longer go")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    return parser
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: aside on the same file system, flushed to disk, renamed."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        aside = Path(file.name)
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            aside.chmod(0o644)
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
 
 
-def _joined(errors: Sequence[str]) -> str:
-    return "; ".join(errors) or "it gave no reason"
-
-
-def _ignore(phase: str, share: float) -> None:
-    """No one asked for progress."""
+if __name__ == "__main__":
+    sys.exit(main())

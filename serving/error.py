@@ -9,7 +9,9 @@ ServingError
 ├── RepositoryMissing     the folder of the model repository isn't there
 └── EngineError
     ├── EngineUnavailable     no builder that works on this machine
-    └── EngineBuildFailed     the model can't be made into an engine
+    │   └── EngineBusy        another process is building this engine
+    ├── EngineBuildFailed     the model can't be made into an engine
+    └── EngineRefused         an engine can't be loaded, or doesn't answer what its graph answers
 
 The first line of each message is one sentence; only LaunchFailed goes on, with the last lines of Triton's log.
 """
@@ -55,5 +57,13 @@ class EngineUnavailable(EngineError):
     """No engine builder works on this machine."""
 
 
+class EngineBusy(EngineUnavailable):
+    """Another process is building this engine: it may be there later."""
+
+
 class EngineBuildFailed(EngineError):
     """The parser or the builder refuses the model; the message holds every error they gave."""
+
+
+class EngineRefused(EngineError):
+    """An engine can't be loaded, or doesn't answer what its graph answers."""

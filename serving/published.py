@@ -1,7 +1,8 @@
 """What a model repository asks to be served: the named versions of each model, and which of them can be trusted.
 
 A version is refused when its folder is missing, when its contract or a file isn't what training wrote, or when its
-engine is one that Triton can't load. Looking is cheap (file times and sizes); hashing happens only after a change.
+engine is one that Triton can't load, or that was never held against its graph. Looking is cheap (file times and
+sizes); hashing happens only after a change.
 """
 
 import os
@@ -138,10 +139,10 @@ def _identity(repository: Repository, published: Published, version: int) -> str
 def _engine_problem(
     repository: Repository, published: Published, version: int, node: tuple[str, str, str] | None
 ) -> str | None:
-    """Why Triton can't load this version's engine, said before it tries; None when it can, or needs none."""
+    """Why Triton can't or mustn't load this version's engine, said before it tries; None when it may, or needs none."""
     if published.config is None or published.config.platform != "tensorrt_plan":
         return None
     passport = Passport.load(repository.version_dir(published.name, version))
     if not passport.triton_loadable:
         return f"its engine was built with {passport.builder}; Triton loads engines of tensorrt only"
-    return None if node is None else passport.misfit(*node)
+    return (None if node is None else passport.misfit(*node)) or passport.doubt()

@@ -1,5 +1,6 @@
 """A small real model with a full contract: what most tests serve instead of a mock."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,17 @@ def tiny_repository(tmp_path: Path) -> Repository:
     root.mkdir()
     write_version(root)
     return Repository(root)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which lane built engines, and what needs a GPU and did not run."""
+    from serving.builder import available
+
+    passed, skipped = terminalreporter.getreports("passed"), terminalreporter.getreports("skipped")
+    built = Counter(str(value) for report in passed for key, value in report.user_properties if key == "engine")
+    terminalreporter.section("engines")
+    terminalreporter.line(f"builder: {available()}")
+    for lane, num in built.items():
+        terminalreporter.line(f"{num} recipe engines built by {lane}")
+    if num_gpu := sum("gpu" in report.keywords for report in skipped):
+        terminalreporter.line(f"{num_gpu} tests need an NVIDIA GPU and were skipped")

@@ -6,19 +6,37 @@ Exit codes: 0 done, 1 it could not be done and one sentence says why, 2 wrong ar
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from tidegate.compiling import compile_version, passport
+from tidegate.experiment import report, runs, size, sweep
+from tidegate.importing import import_model
+from tidegate.terminal import (
+    REPOSITORY,
+    RUNS,
+    STATE,
+    DataOption,
+    EngineOption,
+    JsonOption,
+    QuickOption,
+    RepositoryOption,
+    RunsOption,
+    console,
+    in_one_sentence,
+    one_sentence,
+    progress,
+)
+from tidegate.versioning import compare, rollback
+
 if TYPE_CHECKING:
-    from contract import Contract, Passport, TensorSpec
-    from contract.schema import AxisRange
+    from contract import Contract
+    from training.gate import Requirement
     from training.pipeline import Compile
 
 app = typer.Typer(
@@ -28,18 +46,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+models_app = typer.Typer(pretty_exceptions_enable=False)
+app.add_typer(models_app, name="models")
+models_app.command("compare")(in_one_sentence(compare))
+models_app.command("rollback")(in_one_sentence(rollback))
+app.command("import")(in_one_sentence(import_model))
+app.command("compile")(in_one_sentence(compile_version))
+app.command("passport")(in_one_sentence(passport))
+app.command("size")(in_one_sentence(size))
+app.command("sweep")(in_one_sentence(sweep))
+app.command("report")(in_one_sentence(report))
+app.command("runs")(in_one_sentence(runs))
 
-RepositoryOption = Annotated[Path, typer.Option("--repository", help="Folder that Triton loads models from.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of training runs and their checkpoints.")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder that holds the data set.")]
-QuickOption = Annotated[bool, typer.Option("--quick", help="A minute's training with a lower gate, to try things out.")]
-EngineOption = Annotated[bool, typer.Option("--engine/--no-engine", help="Compile a TensorRT engine.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")]
+BetterOption = Annotated[
+    bool, typer.Option("--require-better", help="Publish only what is shown to be better than the served version.")
+]
+NotWorseOption = Annotated[
+    bool, typer.Option("--require-not-worse", help="Publish only what isn't shown to be worse than the served version.")
+]
 
-REPOSITORY = Path("model_repository")
-RUNS = Path("run/training")
-STATE = Path("run")
 DEMO_RECIPE = "fashion-resnet"
 DEMO_MODEL = "fashion-mnist"
 
@@ -50,7 +75,7 @@ def doctor(json_: JsonOption = False) -> None:
 
     Example: tidegate doctor
     """
-    with _one_sentence():
+    with one_sentence():
         from tidegate.doctor import examine
 
         checks = examine()
@@ -72,7 +97,7 @@ def recipes(json_: JsonOption = False) -> None:
 
     Example: tidegate recipes
     """
-    with _one_sentence():
+    with one_sentence():
         from training import recipe
 
         rows = [recipe.find(name) for name in recipe.names()]
@@ -94,20 +119,26 @@ def train(
     quick: QuickOption = False,
     engine: EngineOption = True,
     publish: Annotated[bool, typer.Option("--publish/--no-publish", help="Publish the result.")] = True,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Processes that train together, one a GPU.")] = 1,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files for TensorBoard too.")] = False,
+    require_better: BetterOption = False,
+    require_not_worse: NotWorseOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Train a recipe, going on where it was interrupted, and publish the result as a new version.
 
     Example: tidegate train fashion-resnet
     """
-    with _one_sentence():
+    with one_sentence():
         from training import find, run, train_stage
+        from training.pipeline import Manner
 
-        shown = _progress(json_)
+        shown, manner = progress(json_), Manner(num_processes=processes, events=tensorboard)
         if publish:
-            contract = run(find(recipe), **_publishing(repository, runs, data, quick, engine, shown))
+            options = _publishing(repository, runs, data, quick, engine, shown)
+            contract = run(find(recipe), **options, require=_required(require_better, require_not_worse), manner=manner)
         else:
-            train_stage(find(recipe), runs_dir=runs, data_dir=data, console=shown, quick=quick)
+            train_stage(find(recipe), runs_dir=runs, data_dir=data, console=shown, quick=quick, manner=manner)
     if json_ and publish:
         print(_published(contract))
 
@@ -120,22 +151,26 @@ def publish(
     data: DataOption = None,
     quick: QuickOption = False,
     engine: EngineOption = True,
+    require_better: BetterOption = False,
+    require_not_worse: NotWorseOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Publish a finished run as a new version: evaluate, check, export, compile; no training.
 
     Example: tidegate publish fashion-resnet
     """
-    with _one_sentence():
+    with one_sentence():
         from training import find, publish_stage
 
-        contract = publish_stage(find(recipe), **_publishing(repository, runs, data, quick, engine, _progress(json_)))
+        options = _publishing(repository, runs, data, quick, engine, progress(json_))
+        contract = publish_stage(find(recipe), **options, require=_required(require_better, require_not_worse))
     if json_:
         print(_published(contract))
 
 
-@app.command()
+@models_app.callback(invoke_without_command=True)
 def models(
+    context: typer.Context,
     repository: RepositoryOption = REPOSITORY,
     triton: Annotated[str, typer.Option(help="Triton's gRPC address, to ask what is loaded.")] = "127.0.0.1:8001",
     json_: JsonOption = False,
@@ -144,7 +179,9 @@ def models(
 
     Example: tidegate models --json
     """
-    with _one_sentence():
+    if context.invoked_subcommand is not None:
+        return
+    with one_sentence():
         from tidegate.listing import versions
 
         rows = versions(repository, triton)
@@ -175,7 +212,7 @@ def predict(
 
     Example: tidegate predict fashion-mnist run/demo/ankle-boot.png
     """
-    with _one_sentence():
+    with one_sentence():
         from tidegate import ask
 
         answer = ask.predict(url, model, version, items, timeout_s)
@@ -210,7 +247,7 @@ def up(
 
     Example: tidegate up
     """
-    with _one_sentence():
+    with one_sentence():
         from tidegate.stack import Ports, Stack, addresses
 
         ports = Ports(
@@ -224,7 +261,7 @@ def up(
         )
         stack = Stack(repository=repository, state=state, ports=ports, routes=routes, processes=processes)
         stack.run(lambda: print(json.dumps(asdict(ports)), flush=True) if json_ else console.print(addresses(stack)))
-    _progress(json_).print("everything is stopped")
+    progress(json_).print("everything is stopped")
 
 
 @app.command()
@@ -238,11 +275,11 @@ def routes(
 
     Example: tidegate routes --check routes.yaml
     """
-    with _one_sentence():
+    with one_sentence():
         from tidegate import routing
 
         if check is not None:
-            _progress(json_).print(routing.check_file(check), highlight=False, markup=False)
+            progress(json_).print(routing.check_file(check), highlight=False, markup=False)
             return
         document = routing.ask(url, timeout_s)
     if json_:
@@ -262,7 +299,7 @@ def demo(
 
     Example: tidegate demo
     """
-    with _one_sentence():
+    with one_sentence():
         from contract import Repository
         from tidegate.demo import show
         from tidegate.stack import Stack
@@ -291,39 +328,6 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """The outermost edge: errors raised on purpose are shown as their sentence, anything else as it is."""
-    from contract import ContractError
-    from tidegate.error import CommandError
-
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        _fail(f"{exc.name} is not installed, and this command needs it: pip install 'tidegate[local]'")
-    except (ContractError, CommandError, OSError) as exc:
-        _fail(str(exc))
-    except Exception as exc:
-        # The roots of the packages' error trees, by name: importing them here would need every extra.
-        if not {kind.__name__ for kind in type(exc).__mro__} & {"TrainingError", "ServingError", "MonitoringError"}:
-            raise
-        _fail(str(exc))
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from here")
-        raise typer.Exit(130) from None
-
-
-def _fail(sentence: str) -> NoReturn:
-    console.print("[red]error:[/]", end=" ")
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
-
-
-def _progress(json_: bool) -> Console:
-    """Where progress is shown: beside the JSON, never in it."""
-    return Console(stderr=True) if json_ else console
-
-
 def _published(contract: "Contract") -> str:
     metrics = [metric.model_dump() for metric in contract.evaluation.metrics]
     return json.dumps({"model": contract.name, "version": contract.version, "metrics": metrics}, indent=1)
@@ -345,29 +349,22 @@ def _publishing(
     }
 
 
+def _required(better: bool, not_worse: bool) -> "Requirement | None":
+    if better and not_worse:
+        raise typer.BadParameter("give --require-better or --require-not-worse, not both")
+    return "better" if better else "not worse" if not_worse else None
+
+
 def _compiler(shown: Console) -> "Compile | None":
     """The engine build with a progress bar; None, said plainly, where no builder is installed."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from serving import EngineUnavailable
-    from serving.builder import find_builder
-    from serving.engine import build
+    from tidegate.compiling import Compiler
 
     try:
-        find_builder()
+        return Compiler(shown)
     except EngineUnavailable as exc:
         shown.print(f"[yellow]no engine is compiled:[/] {exc}", highlight=False)
         return None
-
-    def compile_(onnx: Path, inputs: "Sequence[TensorSpec]", batch: "AxisRange") -> "Passport":
-        columns = (SpinnerColumn(), TextColumn("compile {task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=shown, transient=True) as bar:
-            task = bar.add_task("", total=1.0)
-            return build(
-                onnx, inputs, batch, progress=lambda phase, done: bar.update(task, description=phase, completed=done)
-            )
-
-    return compile_
 
 
 def _train_apart(repository: Path, runs: Path, data: Path | None, quick: bool) -> None:

@@ -32,11 +32,14 @@ def versions(root: Path, triton: str) -> list[Row]:
         served = None
     rows = []
     for name in repository.models():
+        withdrawn = repository.withdrawn(name)
         for version in reversed(repository.versions(name)):
             if served is None:
                 state = "Triton doesn't answer"
             else:
                 state = "served" if version in served.get(name, ()) else "not loaded"
+            if version in withdrawn:
+                state = "withdrawn, still served" if state == "served" else "withdrawn"
             rows.append(_row(repository, name, version, state))
     return rows
 
@@ -51,6 +54,8 @@ def _row(repository: Repository, name: str, version: int, state: str) -> Row:
 
 
 def _quality(contract: Contract) -> str:
+    if not contract.evaluation.measured:
+        return "not measured"
     first = contract.evaluation.metrics[0]
     return f"{first.name} {first.value:.4f} ({first.low:.4f} to {first.high:.4f})"
 

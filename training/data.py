@@ -16,7 +16,10 @@ from contract.tensor import Tensors
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """Input tensors `[M, ...]` by name, targets `[M, ...]`, and features that only the original shows (`[M]` each)."""
+    """Input tensors `[M, ...]` by name, targets `[M, ...]`, and features that only the original shows (`[M]` each).
+
+    Where a sample has several targets, `several` makes one array of them, whose fields have their names.
+    """
 
     inputs: Tensors
     targets: NDArray[Any]
@@ -57,6 +60,18 @@ class Dataset:
     def limited(self, num_train: int | None) -> "Dataset":
         """The same data set with only the first samples of its training split."""
         return self if num_train is None else replace(self, train=self.train.take(slice(num_train)))
+
+
+def several(targets: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Targets `[M, ...]` by name as one structured array `[M]`: `array[name]` is `[M, ...]` again."""
+    sizes = {len(array) for array in targets.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"expected targets of one length, got {sorted(sizes)}")
+    fields = [(name, array.dtype, array.shape[1:]) for name, array in targets.items()]
+    together = np.empty(sizes.pop(), dtype=fields)
+    for name, array in targets.items():
+        together[name] = array
+    return together
 
 
 def split(samples: Split, num_validation: int, seed: int) -> tuple[Split, Split]:

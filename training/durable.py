@@ -49,6 +49,8 @@ def explanation(exc: OSError, folder: Path) -> str:
     match exc.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return f"the disk that holds {folder} is full: free some space and try again"
+        case errno.EFBIG:
+            return f"a file in {folder} would be larger than this process may write: raise its limit (ulimit -f)"
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"{where} can't be written: work as its owner, or make it writable"
         case errno.EXDEV:

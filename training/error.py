@@ -11,6 +11,7 @@ TrainingError
 ├── ExportFailed     the network has no ONNX form, or the graph isn't valid
 ├── GateFailed       the model isn't good enough to be published
 │   └── ParityFailed an exported or compiled form doesn't answer what the trained network answers
+├── NotComparable    two versions can't be held against each other on the same samples
 ├── PublishFailed    the version can't be written into the repository; nothing of it can be loaded
 └── LockTimeout      another process holds the run folder or the repository
 
@@ -31,11 +32,11 @@ class DataNotFound(TrainingError):
 
 
 class DataInvalid(TrainingError):
-    """A data set's file isn't the one that was expected."""
+    """A data set's file isn't the one that was expected, or its labels or tensors aren't what the recipe takes."""
 
 
 class RunMismatch(TrainingError):
-    """The run folder belongs to another configuration, other data or another network."""
+    """The run folder belongs to another configuration, other data or another network, or a start doesn't fit it."""
 
 
 class RunUnfinished(TrainingError):
@@ -43,7 +44,7 @@ class RunUnfinished(TrainingError):
 
 
 class RunFailed(TrainingError):
-    """The run folder can't be written."""
+    """The run folder can't be written, or one of its processes was lost."""
 
 
 class Diverged(TrainingError):
@@ -60,6 +61,10 @@ class GateFailed(TrainingError):
 
 class ParityFailed(GateFailed):
     """An exported or compiled form doesn't answer what the trained network answers."""
+
+
+class NotComparable(TrainingError):
+    """Two versions can't be held against each other on the same samples."""
 
 
 class PublishFailed(TrainingError):

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from contract.origin import ORIGIN_KEY, origin_of
 from contract.schema import AxisRange, TensorSpec
 from contract.tensor import DTYPES
 from training.error import ExportFailed
@@ -55,7 +56,7 @@ def export(
             )
         assert program is not None
         model = program.model_proto
-        _forget_origin(model)
+        _shorten_origin(model)
         onnx.checker.check_model(model, full_check=True)
     except (
         torch.onnx.errors.OnnxExporterError,
@@ -101,13 +102,17 @@ def _check_tensors(kind: str, values: Any, specs: Sequence[TensorSpec]) -> None:
         raise ExportFailed(f"expected the graph's {kind}s {expected}, got {found}: make recipe and network agree")
 
 
-def _forget_origin(model: onnx.ModelProto) -> None:
-    """Drop torch's notes on every node: they name this machine's files and differ between equal graphs."""
+def _shorten_origin(model: onnx.ModelProto) -> None:
+    """Drop torch's notes on every node, which name this machine's files, for the short form of where it comes from."""
     del model.metadata_props[:]
     graph = model.graph
+    origins = [origin_of(node) for node in graph.node]
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph):
         del part.metadata_props[:]
         part.doc_string = ""
+    for node, origin in zip(graph.node, origins, strict=True):
+        if origin:
+            node.metadata_props.add(key=ORIGIN_KEY, value=origin)
 
 
 def _first_line(exc: Exception) -> str:

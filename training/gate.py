@@ -5,13 +5,15 @@ A gate judges the unfavourable end of a metric's 95 % interval, so a model doesn
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from contract.passport import Passport
 from contract.schema import Evaluation
+from training.comparison import Comparison
 from training.error import GateFailed, ParityFailed
 
-# Largest error of a compiled engine against torch; INT8 is judged by the task's metric instead.
-ENGINE_TOLERANCE = {"FP32": 1e-4, "FP16": 5e-3}
+Requirement = Literal["better", "not worse"]
+"""What a version must be shown to be beside the one that is served: `not worse` is not shown to be worse."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +47,16 @@ def check(gates: Sequence[Gate], evaluation: Evaluation) -> None:
         raise GateFailed(f"not good enough on {evaluation.dataset}: {'; '.join(failures)}; nothing was published")
 
 
-def check_engine(passport: Passport) -> None:
-    """Raise ParityFailed when the engine was measured against the graph and strays too far from it."""
-    tolerance = ENGINE_TOLERANCE.get(passport.precision)
-    if passport.max_error is None or tolerance is None or passport.max_error <= tolerance:
+def check_comparison(comparison: Comparison | None, requirement: Requirement | None) -> None:
+    """Raise GateFailed when the comparison doesn't show what is required; None is a first version, and passes."""
+    if comparison is None or requirement is None:
         return
-    raise ParityFailed(
-        f"{passport.engine}: expected outputs within {tolerance:g} of the graph's for {passport.precision}, "
-        f"got an error of {passport.max_error:.2e}; nothing was published"
-    )
+    passing = {"better": ("better",), "not worse": ("better", "same")}[requirement]
+    if comparison.verdict not in passing:
+        raise GateFailed(f"a version must be {requirement}, and this one is {comparison}; nothing was published")
+
+
+def check_engine(passport: Passport) -> None:
+    """Raise ParityFailed when the engine was measured beside the graph and strays too far from it."""
+    if passport.triton_loadable and passport.max_error is not None and (doubt := passport.doubt()):
+        raise ParityFailed(f"{doubt}; nothing was published")

@@ -1,11 +1,18 @@
-"""95 % intervals for what a finite test set shows.
+"""95 % intervals for what a finite test set shows of one model, and of two that answered the same samples.
 
-Wilson, E. B. (1927), "Probable inference, the law of succession, and statistical inference", JASA 22: for a share it
-keeps its coverage near 0 and 1, where the usual normal interval doesn't. Means get the normal interval by the central
-limit theorem; a calibration error, which is no mean, a bootstrap (Efron & Tibshirani 1993, section 13).
+One model. Wilson, E. B. (1927), "Probable inference, the law of succession, and statistical inference", JASA 22: for a
+share it keeps its coverage near 0 and 1, where the usual normal interval doesn't. Means get the normal interval by the
+central limit theorem; whatever is no mean, a bootstrap (Efron & Tibshirani 1993, section 13).
+
+Two models. Samples that both get right, or both wrong, say nothing of which is better. McNemar, Q. (1947),
+Psychometrika 12, looks at the others alone; exact, with the mid-p value that Fagerland, Lydersen & Laake (2013), BMC
+Med Res Methodol 13:91, recommend. The difference of the two shares gets the score interval of Tango, T. (1998), Stat
+Med 17; any other difference a bootstrap that draws samples, each with both answers.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +23,10 @@ Z_95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 NUM_BINS = 15  # Guo et al. 2017, arXiv 1706.04599
 _NUM_RESAMPLES = 1_000
 _BOOTSTRAP_SEED = 1927
+_NUM_HALVINGS = 60  # of an interval of length 1: to the last bit of a double
+
+Statistic = Callable[[NDArray[Any]], float]
+"""What some rows of `[N, ...]` amount to."""
 
 
 def share(name: str, num_hits: int, num_samples: int) -> Metric:
@@ -43,14 +54,71 @@ def calibration_error(name: str, confidence: NDArray[np.float64], correct: NDArr
     Noise only ever adds to this distance, so the bootstrap's values lie too high by about as much as the estimate
     itself: the interval is the reflected one, which takes that off.
     """
-    bins = np.minimum((confidence * NUM_BINS).astype(np.intp), NUM_BINS - 1)
-    gap = confidence - correct
-    value = float(abs(np.bincount(bins, gap, NUM_BINS)).sum() / len(gap))
-    rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    resampled = np.empty(_NUM_RESAMPLES)
-    for i in range(_NUM_RESAMPLES):
-        chosen = rng.integers(0, len(gap), len(gap))
-        resampled[i] = abs(np.bincount(bins[chosen], gap[chosen], NUM_BINS)).sum() / len(gap)
-    below, above = np.quantile(resampled, (0.025, 0.975))
+    samples: NDArray[np.float64] = np.stack((confidence, correct.astype(np.float64)), axis=1)
+    value = binned_gap(samples)
+    below, above = np.quantile(_resampled(len(samples), lambda chosen: binned_gap(samples[chosen])), (0.025, 0.975))
     low, high = min(value, max(0.0, 2 * value - above)), max(value, 2 * value - below)
-    return Metric(name=name, value=value, low=float(low), high=float(high), num_samples=len(gap))
+    return Metric(name=name, value=value, low=float(low), high=float(high), num_samples=len(samples))
+
+
+def binned_gap(samples: NDArray[np.float64]) -> float:
+    """Mean distance of confidence from accuracy over 15 equal bins; `samples` `[N, 2]`: confidence, and 1 if right."""
+    confidence, correct = samples.T
+    bins = np.minimum((confidence * NUM_BINS).astype(np.intp), NUM_BINS - 1)
+    return float(abs(np.bincount(bins, confidence - correct, NUM_BINS)).sum() / len(samples))
+
+
+def bootstrapped(name: str, samples: NDArray[np.float64], statistic: Statistic) -> Metric:
+    """A statistic of `[N, ...]` samples with its percentile interval."""
+    value = statistic(samples)
+    low, high = np.quantile(_resampled(len(samples), lambda chosen: statistic(samples[chosen])), (0.025, 0.975))
+    return Metric(
+        name=name, value=value, low=min(value, float(low)), high=max(value, float(high)), num_samples=len(samples)
+    )
+
+
+def difference(ours: NDArray[Any], theirs: NDArray[Any], statistic: Statistic) -> tuple[float, float, float]:
+    """Percentile interval of a statistic's difference between two models, and its two-sided p value.
+
+    `ours` and `theirs` are `[N, ...]` of the same samples.
+    """
+    both = _resampled(len(ours), lambda chosen: statistic(ours[chosen]) - statistic(theirs[chosen]))
+    low, high = np.quantile(both, (0.025, 0.975))
+    rarer = min(int((both <= 0).sum()), int((both >= 0).sum()))
+    return float(low), float(high), min(1.0, 2 * (rarer + 1) / (len(both) + 1))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided mid-p value of McNemar's exact test.
+
+    `gained` samples only the one model gets right, `lost` only the other.
+    """
+    fewer, total = min(gained, lost), gained + lost
+    i = np.arange(1, fewer + 1)
+    log_ways = np.concatenate(([0.0], np.cumsum(np.log((total - i + 1) / i))))  # log of total over 0, 1, ... fewer
+    mass = np.exp(log_ways - total * math.log(2))
+    return min(1.0, float(2 * mass.sum() - mass[-1]))
+
+
+def share_difference(gained: int, lost: int, num_samples: int) -> tuple[float, float]:
+    """Tango's score interval of the difference of two shares of the same samples; counts as in `mcnemar`."""
+    return _tango(gained, lost, num_samples), -_tango(lost, gained, num_samples)
+
+
+def _tango(gained: int, lost: int, n: int) -> float:
+    """The lower end: where the score of a smaller difference would be above the normal's quantile."""
+    low, high = -1.0, (gained - lost) / n
+    for _ in range(_NUM_HALVINGS):
+        delta = (low + high) / 2
+        b = (2 * n - gained + lost) * delta - gained - lost
+        q = (math.sqrt(b * b + 8 * n * lost * delta * (1 - delta)) - b) / (4 * n)
+        variance = n * (2 * q + delta * (1 - delta))
+        score = gained - lost - n * delta
+        low, high = (delta, high) if score * score > Z_95 * Z_95 * max(variance, 0.0) else (low, delta)
+    return high
+
+
+def _resampled(num_samples: int, statistic: Statistic) -> NDArray[np.float64]:
+    """The statistic of the indices of each resample: as many as there are samples, drawn with replacement."""
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    return np.array([statistic(rng.integers(0, num_samples, num_samples)) for _ in range(_NUM_RESAMPLES)])

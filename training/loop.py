@@ -5,28 +5,36 @@ follows from (seed, epoch), whatever is random inside a step from (seed, step), 
 checkpoint may be taken after any step, and it is: by the clock, and at every epoch's end.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from training import checkpoint
 from training.checkpoint import Epoch, Progress
 from training.config import TrainConfig
-from training.data import Dataset, Split
-from training.error import Diverged
-from training.forward import BATCH_SIZE, as_tuple, tensors_of
+from training.curve import Curves
+from training.data import Dataset
+from training.error import RunMismatch
+from training.event import event_file
+from training.group import Group
+from training.inspection import inspect
+from training.layer import notes
+from training.learner import Learner, Samples, Update
 from training.recipe import Recipe
 from training.run_folder import Run
-from training.schedule import derived_seed, epoch_order, learning_rate
+from training.schedule import epoch_order
+from training.stopping import best_epoch, is_finished, num_steps
+
+__all__ = ["Trained", "Watcher", "is_finished", "num_steps", "train"]
 
 CHECKPOINT_INTERVAL_S = 10.0  # the most work that a kill can cost; writing one takes milliseconds
+WATCH_INTERVAL = 100  # steps between two looks at the layers
 
 
 class Watcher(Protocol):
@@ -51,143 +59,117 @@ class Trained:
     resumed_at: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Samples:
-    """A split as tensors, on the CPU."""
-
-    inputs: tuple[Tensor, ...]
-    targets: Tensor
-
-    def batch(self, chosen: Tensor | slice, device: str) -> tuple[tuple[Tensor, ...], Tensor]:
-        return tuple(tensor[chosen].to(device) for tensor in self.inputs), self.targets[chosen].to(device)
-
-
-def num_steps(config: TrainConfig, num_train: int) -> tuple[int, int]:
-    """Steps of a whole run, and of one epoch; what doesn't fill a batch waits for the next epoch's order."""
-    steps_per_epoch = num_train // config.batch_size
-    if steps_per_epoch == 0:
-        raise ValueError(f"expected at least {config.batch_size} training samples for one batch, got {num_train}")
-    return config.epochs * steps_per_epoch, steps_per_epoch
-
-
 def train(
     recipe: Recipe,
     dataset: Dataset,
     run: Run,
     watcher: Watcher,
     *,
+    group: Group | None = None,
+    events: bool = False,
     checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
-    """Train to the end from where the run's checkpoint stands.
+    """Train to the end from where the run's checkpoint stands; with `events`, write TensorBoard's files too.
 
-    Raises Diverged when the loss stops being a number, RunMismatch when the checkpoint is another network's.
+    The processes of a `group` call it together. Raises DataInvalid for a data set that can't be learned from,
+    Diverged when the loss stops being a number, RunMismatch when the checkpoint is another network's or belongs to
+    another number of processes.
     """
-    config = recipe.config
-    total, steps_per_epoch = num_steps(config, len(dataset.train))
-    samples, validation = _samples(dataset.train, recipe), _samples(dataset.validation, recipe)
-    with _deterministic(run.num_threads):
-        network, optimizer = _fresh(recipe, run.device)
-        progress = Progress()
-        if run.checkpoint.is_file():
-            progress = checkpoint.read(run.checkpoint, network, optimizer)
+    group = group or Group()
+    state, progress = checkpoint.load(run.checkpoint) if run.checkpoint.is_file() else (None, Progress())
+    total, steps_per_epoch = num_steps(recipe.config, len(dataset.train))
+    finished = is_finished(recipe.config, progress, len(dataset.train))
+    if not finished:
+        _check_group(recipe, run, group)
+        inspect(recipe, dataset)
+    with ExitStack() as stack:
+        stack.enter_context(_deterministic(run.num_threads))
+        learner = Learner(recipe, run, group, state)
         watcher.began(progress, total, steps_per_epoch)
-        resumed_at, earlier_s, started, saved = progress.step, progress.time_s, clock(), clock()
-        order, order_of = torch.empty(0), -1
-        while progress.step < total:
-            epoch, index = divmod(progress.step, steps_per_epoch)
-            if order_of != epoch:
-                order, order_of = epoch_order(config.seed, epoch, len(samples.targets)), epoch
-            chosen = order[index * config.batch_size : (index + 1) * config.batch_size]
-            loss, score = _step(recipe, network, optimizer, samples.batch(chosen, run.device), progress.step, total)
-            progress = replace(
-                progress,
-                step=progress.step + 1,
-                loss_sum=progress.loss_sum + loss,
-                score_sum=progress.score_sum + score,
-                time_s=earlier_s + clock() - started,
-            )
-            watcher.stepped(progress)
-            ended = progress.step % steps_per_epoch == 0
-            if ended:
-                progress = _ended(recipe, network, validation, run.device, progress, steps_per_epoch)
-                watcher.ended_epoch(progress.epochs[-1])
-            if ended or clock() - saved >= checkpoint_interval_s:
-                checkpoint.write(run.checkpoint, network, optimizer, progress)
-                saved = clock()
-    return Trained(network=network.eval(), progress=progress, resumed_at=resumed_at)
+        resumed_at = progress.step
+        if not finished:
+            file = stack.enter_context(event_file(run.folder, progress.step, wanted=events and group.is_first))
+            curves = Curves(run.folder, progress, total, events=file) if group.is_first else None
+            keeper = _Keeper(run, group, learner, curves, checkpoint_interval_s, clock)
+            progress = _train(recipe, dataset, run.device, learner, keeper, watcher, progress, clock)
+    return Trained(network=learner.network.eval(), progress=progress, resumed_at=resumed_at)
 
 
-def _samples(split: Split, recipe: Recipe) -> _Samples:
-    return _Samples(inputs=tensors_of(split.inputs, recipe.inputs), targets=torch.from_numpy(split.targets))
-
-
-def _fresh(recipe: Recipe, device: str) -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(derived_seed(recipe.config.seed, "weights", 0))
-    network = recipe.network().to(device)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are twice as fast
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(
-        groups, lr=recipe.config.peak_learning_rate, momentum=recipe.config.momentum, nesterov=True
-    )
-    return network, optimizer
-
-
-def _step(
+def _train(
     recipe: Recipe,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[tuple[Tensor, ...], Tensor],
-    step: int,
-    total: int,
-) -> tuple[float, float]:
-    """One update of the weights; the batch's loss and score before it."""
-    inputs, targets = batch
-    torch.manual_seed(derived_seed(recipe.config.seed, "step", step))  # augmentation and dropout
-    rate = learning_rate(recipe.config, step, total)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    network.train()
-    outputs = as_tuple(network(*(recipe.augment(inputs) if recipe.augment else inputs)))
-    loss = recipe.objective.loss(outputs, targets)
-    if not math.isfinite(value := loss.item()):
-        raise Diverged(
-            f"the loss became {value} at step {step + 1} of {total}: try a peak_learning_rate below "
-            f"{recipe.config.peak_learning_rate:g}"
-        )
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return value, recipe.objective.score([output.detach() for output in outputs], targets).item()
-
-
-def _ended(
-    recipe: Recipe, network: nn.Module, validation: _Samples, device: str, progress: Progress, steps_per_epoch: int
+    dataset: Dataset,
+    device: str,
+    learner: Learner,
+    keeper: "_Keeper",
+    watcher: Watcher,
+    progress: Progress,
+    clock: Callable[[], float],
 ) -> Progress:
-    loss, score = _validate(recipe, network, validation, device)
+    config, num_train = recipe.config, len(dataset.train)
+    total, steps_per_epoch = num_steps(config, num_train)
+    samples, validation = Samples.of(dataset.train, recipe), Samples.of(dataset.validation, recipe)
+    earlier_s, started = progress.time_s, clock()
+    order, order_of = torch.empty(0), -1
+    while not is_finished(config, progress, num_train):
+        epoch, index = divmod(progress.step, steps_per_epoch)
+        if order_of != epoch:
+            order, order_of = epoch_order(config.seed, epoch, num_train), epoch
+        chosen = order[index * config.batch_size : (index + 1) * config.batch_size]
+        watched = progress.step % WATCH_INTERVAL == 0 or index + 1 == steps_per_epoch
+        update = learner.update(samples.batch(chosen, device), progress.step, total, watched=watched)
+        progress = replace(
+            progress,
+            step=progress.step + 1,
+            loss_sum=progress.loss_sum + update.loss,
+            score_sum=progress.score_sum + update.score,
+            time_s=earlier_s + clock() - started,
+            notes=progress.notes if update.layers is None else notes(update.layers),
+        )
+        keeper.note(progress, update)
+        watcher.stepped(progress)
+        if progress.step % steps_per_epoch:
+            keeper.save_when_due(progress)
+            continue
+        progress = _ended(progress, steps_per_epoch, learner.validate(validation))
+        if config.patience is not None:
+            _keep_best(config, learner, progress, num_train)
+        keeper.end_epoch(progress)
+        watcher.ended_epoch(progress.epochs[-1])
+    return progress
+
+
+def _ended(progress: Progress, steps_per_epoch: int, validated: tuple[float, float]) -> Progress:
+    loss, score = validated
     epoch = Epoch(
         loss=progress.loss_sum / steps_per_epoch,
         score=progress.score_sum / steps_per_epoch,
         validation_loss=loss,
         validation_score=score,
+        notes=progress.notes,
     )
     return replace(progress, epochs=(*progress.epochs, epoch), loss_sum=0.0, score_sum=0.0)
 
 
-def _validate(recipe: Recipe, network: nn.Module, validation: _Samples, device: str) -> tuple[float, float]:
-    """Mean loss and score over the validation split."""
-    network.eval()
-    loss_sum = score_sum = 0.0
-    total = len(validation.targets)
-    with torch.inference_mode():
-        for start in range(0, total, BATCH_SIZE):
-            inputs, targets = validation.batch(slice(start, start + BATCH_SIZE), device)
-            outputs = as_tuple(network(*inputs))
-            loss_sum += recipe.objective.loss(outputs, targets).item() * len(targets)
-            score_sum += recipe.objective.score(outputs, targets).item() * len(targets)
-    return loss_sum / total, score_sum / total
+def _keep_best(config: TrainConfig, learner: Learner, progress: Progress, num_train: int) -> None:
+    """Remember this epoch's weights when they are the best, and go back to the best when nothing comes after."""
+    if best_epoch(config, progress.epochs) == len(progress.epochs) - 1:
+        learner.keep_best()
+    if is_finished(config, progress, num_train):
+        learner.restore_best()
+
+
+def _check_group(recipe: Recipe, run: Run, group: Group) -> None:
+    if run.num_processes != group.size:
+        raise RunMismatch(
+            f"{run.folder} holds a run of {run.num_processes} processes, and this is a start with {group.size}: "
+            f"go on with {run.num_processes}, or delete it to train anew"
+        )
+    if recipe.config.batch_size % (group.size * recipe.config.accumulation):
+        raise RunMismatch(
+            f"expected a batch_size that {group.size} processes with {recipe.config.accumulation} parts each divide, "
+            f"got {recipe.config.batch_size}: start another number of processes, or change the recipe"
+        )
 
 
 @contextmanager
@@ -203,3 +185,53 @@ def _deterministic(num_threads: int) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         torch.set_num_threads(threads)
+
+
+class _Keeper:
+    """Writes what a run has come to: its curves and checkpoints, by the first process, in that order."""
+
+    def __init__(
+        self,
+        run: Run,
+        group: Group,
+        learner: Learner,
+        curves: Curves | None,
+        interval_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._run, self._group, self._learner, self._curves = run, group, learner, curves
+        self._interval_s, self._clock = interval_s, clock
+        self._saved_at = clock()
+
+    def note(self, progress: Progress, update: Update) -> None:
+        """Note a step."""
+        if self._curves is None:
+            return
+        values = {
+            "loss": update.loss,
+            "score": update.score,
+            "learning_rate": update.learning_rate,
+            "gradient_norm": update.gradient_norm,
+            "time_s": progress.time_s,
+        }
+        self._curves.step(progress.step, values)
+        if update.layers is not None:
+            self._curves.layers(progress.step, update.layers)
+
+    def end_epoch(self, progress: Progress) -> None:
+        """Note an epoch, and save."""
+        if self._curves is not None:
+            self._curves.epochs(progress.step, progress.epochs)
+        self._save(progress)
+
+    def save_when_due(self, progress: Progress) -> None:
+        """Save when the last time is long enough ago, by the first process's clock."""
+        if self._group.first_says(self._clock() - self._saved_at >= self._interval_s):
+            self._save(progress)
+
+    def _save(self, progress: Progress) -> None:
+        state = self._learner.state()
+        if self._curves is not None:
+            self._curves.flush()
+            checkpoint.write(self._run.checkpoint, state, progress)
+        self._saved_at = self._clock()

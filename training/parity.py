@@ -1,10 +1,11 @@
-"""Parity: the exported graph answers what the trained network answers, on real inputs, at the edges of its batches.
+"""Parity: an exported graph answers what the trained network answers, and a lowered graph what that one answers.
 
-The largest absolute error counts, not "absolute or relative": a tolerance that grows with the values hides errors
-where they are largest.
+On real inputs, at the edges of the batch range, by the measure of contract.agreement. When a gate fails, the message
+names the first tensor at which the two forms part.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from torch import nn
 
+from contract.agreement import METRIC_TOLERANCE, TOLERANCE, Precision, largest_error
 from contract.schema import AxisRange, Evaluation, TensorSpec
 from contract.tensor import Tensors
+from training.disagreement import Disagreement, between_graphs, between_network_and_graph
 from training.error import ParityFailed
+from training.evaluation import Measure
 from training.forward import predict
+from training.tap import tapped
 
-FP32_TOLERANCE = 1e-4
-METRIC_TOLERANCE = 1e-3  # of a share: ten samples in 10,000, each on the edge between two labels
+FP32_TOLERANCE = TOLERANCE["FP32"]
+EXPORT_METRIC_TOLERANCE = 1e-3  # of a share: ten samples in 10,000, each on the edge between two labels
+_ROUNDING = 1e-9  # 0.9 - 0.89 is a little more than 0.01
+_NUM_SEARCHED = 8  # samples that the search for the first disagreement holds every tensor of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,24 +40,37 @@ class Parity:
 
 
 class Graph:
-    """An ONNX graph in ONNX Runtime on the CPU."""
+    """An ONNX graph in ONNX Runtime on the CPU.
 
-    def __init__(self, path: Path, outputs: Sequence[TensorSpec]) -> None:
-        self._session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    `batched` says whether its tensors have a batch axis, `as_written` that every tensor is rounded as the graph says.
+    """
+
+    def __init__(
+        self, path: Path, outputs: Sequence[TensorSpec], *, batched: bool = True, as_written: bool = False
+    ) -> None:
+        self.path = path
+        self._batched = batched
+        self._session = (
+            tapped(path)[1] if as_written else ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        )
         self._names = [spec.name for spec in outputs]
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Outputs `[N, ...]` by name of one batch."""
+        """Outputs `[N, ...]` by name of one batch, or of one sample as the graph has them."""
         return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
 
     def run_all(self, inputs: Tensors, batch_size: int) -> dict[str, NDArray[Any]]:
         """Outputs `[M, ...]` by name of M samples, run in batches."""
-        num_samples = len(next(iter(inputs.values())))
-        parts = [
-            self.run({name: array[start : start + batch_size] for name, array in inputs.items()})
-            for start in range(0, num_samples, batch_size)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
+        parts = [self.run(batch) for batch in batches(inputs, batch_size, batched=self._batched)]
+        joined = np.concatenate if self._batched else np.stack
+        return {name: joined([part[name] for part in parts]) for name in self._names}
+
+
+def batches(inputs: Tensors, batch_size: int, *, batched: bool = True) -> Iterator[dict[str, NDArray[Any]]]:
+    """M samples `[M, ...]` as a graph takes them: in batches, or one by one without a batch axis."""
+    for start in range(0, len(next(iter(inputs.values()))), batch_size if batched else 1):
+        chosen = slice(start, start + batch_size) if batched else start
+        yield {name: np.asarray(array[chosen]) for name, array in inputs.items()}
 
 
 def check(
@@ -68,44 +88,103 @@ def check(
     A batch that wants more samples than there are sees some twice. Raises ParityFailed for an error above the
     tolerance, and for NaN or infinity on either side.
     """
-    num_samples = len(next(iter(inputs.values())))
+    sides = "the trained network", "the ONNX graph"
     sizes = tuple(sorted({1, batch.min, batch.opt, batch.max}))
-    worst = 0.0
-    for size in sizes:
-        chosen = {name: array[np.arange(size) % num_samples] for name, array in inputs.items()}
-        expected = predict(network, chosen, input_specs, output_specs, batch_size=size)
-        got = graph.run(chosen)
-        worst = max(worst, _error(size, expected, got))
+    specs = input_specs, output_specs
+    found = _Found(sides)
+    for size, chosen in _edges(inputs, sizes):
+        found.compare(predict(network, chosen, *specs, batch_size=size), graph.run(chosen))
     outputs = graph.run_all(inputs, batch.max)
-    worst = max(worst, _error(batch.max, predict(network, inputs, input_specs, output_specs), outputs))
-    if worst > tolerance:
-        raise ParityFailed(
-            f"expected the ONNX graph within {tolerance:g} of the trained network, got an error of {worst:.2e}; "
-            "nothing was published"
-        )
-    return Parity(max_error=worst, batch_sizes=sizes, num_samples=num_samples), outputs
+    found.compare(predict(network, inputs, *specs), outputs)
+    few = _take(inputs, _NUM_SEARCHED)
+    found.hold(tolerance, lambda: between_network_and_graph(network, graph.path, few, *specs, tolerance))
+    return Parity(max_error=found.error, batch_sizes=sizes, num_samples=len(_first(inputs))), outputs
+
+
+def check_lowered(
+    graph: Graph, lowered: Graph, inputs: Tensors, batch: AxisRange | None, precision: Precision
+) -> tuple[Parity, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Compare a graph with its form of lower precision; also what both answer to all the inputs `[M, ...]`.
+
+    Raises ParityFailed for an error above the precision's tolerance, and for NaN or infinity; INT8 has no tolerance,
+    for it is judged by the task's metric.
+    """
+    sizes = (1,) if batch is None else tuple(sorted({1, batch.min, batch.opt, batch.max}))
+    found = _Found(("the FP32 graph", f"the {precision} graph"))
+    for _, chosen in _edges(inputs, sizes) if batch is not None else ():
+        found.compare(graph.run(chosen), lowered.run(chosen))
+    expected, got = graph.run_all(inputs, sizes[-1]), lowered.run_all(inputs, sizes[-1])
+    found.compare(expected, got)
+    few = next(batches(inputs, _NUM_SEARCHED, batched=batch is not None))
+    tolerance = TOLERANCE.get(precision, math.inf)
+    found.hold(tolerance, lambda: between_graphs(graph.path, lowered.path, few, tolerance))
+    return Parity(max_error=found.error, batch_sizes=sizes, num_samples=len(_first(inputs))), expected, got
 
 
 def check_metrics(trained: Evaluation, exported: Evaluation, names: Sequence[str]) -> None:
     """Raise ParityFailed when the graph's quality on the same data isn't the network's."""
     for name in names:
         before, after = trained.metric(name).value, exported.metric(name).value
-        if not abs(before - after) <= METRIC_TOLERANCE:
+        if not abs(before - after) <= EXPORT_METRIC_TOLERANCE:
             raise ParityFailed(
                 f"{name} is {before:.4f} for the trained network and {after:.4f} for the ONNX graph; "
                 "nothing was published"
             )
 
 
-def _error(size: int, expected: Tensors, got: Tensors) -> float:
-    """Largest absolute difference over all outputs; ParityFailed where they can't be compared."""
-    return max(_difference(f"output {name!r} at batch {size}", expected[name], got[name]) for name in expected)
+def check_loss(before: Measure, after: Measure) -> float:
+    """How much worse the task's metric is for a lowered graph, on the same samples; negative where it is better.
+
+    Raises ParityFailed above one point: 0.01, or one per cent of a metric that is above 1.
+    """
+    old, new = before.metric.value, after.metric.value
+    loss = old - new if before.larger_is_better else new - old
+    if not loss <= METRIC_TOLERANCE * max(1.0, abs(old)) + _ROUNDING:
+        raise ParityFailed(
+            f"{before.metric.name} is {old:.4f} for the FP32 graph and {new:.4f} for the lowered one; "
+            f"at most {METRIC_TOLERANCE:g} may be lost; nothing was published"
+        )
+    return loss
 
 
-def _difference(where: str, expected: NDArray[Any], got: NDArray[Any]) -> float:
-    if expected.shape != got.shape:
-        raise ParityFailed(f"{where}: expected shape {expected.shape}, got {got.shape}")
-    for side, values in (("the trained network", expected), ("the ONNX graph", got)):
-        if not np.isfinite(values).all():
-            raise ParityFailed(f"{where}: {side} answers NaN or infinity")
-    return float(np.abs(expected.astype(np.float64) - got.astype(np.float64)).max())
+class _Found:
+    """What comparing two sides has found so far: the largest error, or why they can't be compared."""
+
+    def __init__(self, sides: tuple[str, str]) -> None:
+        self._sides = sides
+        self.error = 0.0
+        self._problem: str | None = None
+
+    def compare(self, expected: Tensors, got: Tensors) -> None:
+        for side, outputs in zip(self._sides, (expected, got), strict=True):
+            for name, values in outputs.items():
+                if values.dtype.kind == "f" and not np.isfinite(values).all():
+                    self._problem = self._problem or f"output {name!r}: {side} answers NaN or infinity"
+        try:
+            self.error = max(self.error, largest_error(expected, got))
+        except ValueError as exc:
+            self._problem = self._problem or f"{self._sides[1]}: {exc}"
+
+    def hold(self, tolerance: float, search: Callable[[], Disagreement | None]) -> None:
+        """Raise ParityFailed, with the first tensor that disagrees, unless the two agree."""
+        if self._problem is None and self.error <= tolerance:
+            return
+        mine, theirs = self._sides
+        strays = f"expected {theirs} within {tolerance:g} of {mine}, got an error of {self.error:.2e}"
+        first = search()
+        where = "" if first is None else f"; {first}"
+        raise ParityFailed(f"{self._problem or strays}{where}; nothing was published")
+
+
+def _edges(inputs: Tensors, sizes: Sequence[int]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    num_samples = len(_first(inputs))
+    for size in sizes:
+        yield size, {name: array[np.arange(size) % num_samples] for name, array in inputs.items()}
+
+
+def _first(tensors: Tensors) -> NDArray[Any]:
+    return next(iter(tensors.values()))
+
+
+def _take(inputs: Tensors, num: int) -> dict[str, NDArray[Any]]:
+    return {name: array[:num] for name, array in inputs.items()}

@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,6 +31,7 @@ class TrainingBar:
         self._score_name = score_name
         self._steps_per_epoch = 1
         self._num_ended = 0
+        self._noted: tuple[str, ...] = ()
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -67,8 +69,9 @@ class TrainingBar:
         self._bar.update(self._task, completed=progress.step)
 
     def stepped(self, progress: Standing, /) -> None:
-        """Means over the open epoch so far."""
+        """Means over the open epoch so far, and what is wrong with the layers when that is new."""
         assert self._task is not None
+        self._note(progress.notes)
         done = (progress.step - 1) % self._steps_per_epoch + 1
         self._bar.update(
             self._task,
@@ -86,6 +89,12 @@ class TrainingBar:
             f"  loss {epoch.loss:.4f}  {self._score_name} {epoch.score:.4f}"
             f"  validation {epoch.validation_loss:.4f}  {epoch.validation_score:.4f}"
         )
+
+    def _note(self, notes: tuple[str, ...]) -> None:
+        for note in notes:
+            if note not in self._noted:
+                self._console.print(f"  [yellow]note:[/] {escape(note)}", highlight=False)
+        self._noted = notes
 
 
 class _Rate(ProgressColumn):

@@ -7,23 +7,25 @@ while making one leaves a draft that nothing loads, and the next publisher remov
 - a later one: its version folder is renamed in, which the old `config.pbtxt` doesn't name, so Triton doesn't load it;
   then `config.pbtxt` is replaced.
 
-So at every moment the repository holds whole versions only, and a configuration that names nothing else.
+Going back to an earlier version replaces `config.pbtxt` and touches nothing else. So at every moment the repository
+holds whole versions only, and a configuration that names nothing else.
 """
 
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contract.digest import verify
 from contract.repository import CONFIG_FILE, Repository
-from contract.schema import Contract
+from contract.schema import CONTRACT_FILE, Contract
 from training.durable import explanation, sync_entry, sync_tree, write_atomically
 from training.error import PublishFailed
+from training.external import check_enclosed
 from training.ledger import next_version
 from training.lock import exclusive, is_free
-from training.served import Served, served
+from training.served import Served, newest_served, served
 
 LOCK_TIMEOUT_S = 30.0  # publishers hold the lock for a few renames, never while they train or compile
 _LOCK_FILE = "lock"
@@ -51,11 +53,14 @@ class Draft:
     step: Step = field(default=_unwatched)
     lock_timeout_s: float = LOCK_TIMEOUT_S
 
-    def publish(self, contract: Contract) -> Served:
+    def publish(self, contract: Contract, *, follows: int | None = None) -> Served:
         """Publish the folder's files, which the contract names with their digests; what is served from now on.
 
-        Raises PublishFailed when the contract isn't this draft's or the disk refuses, DigestMismatch when a file isn't
-        the one that the contract names, LockTimeout when another publisher doesn't finish.
+        `follows` is the version that must still be the newest served, 0 for none at all, or None for any.
+
+        Raises PublishFailed when the contract isn't this draft's, the folder holds other files, another version came
+        in between or the disk refuses; DigestMismatch when a file isn't the one that the contract names; LockTimeout
+        when another publisher doesn't finish.
         """
         if (contract.name, contract.version) != (self.model, self.version):
             raise PublishFailed(
@@ -65,11 +70,34 @@ class Draft:
         with explained(self.repository):
             self.step("save")
             contract.save(self.folder)
-            verify(Contract.load(self.folder), self.folder)
+            self._check_files(Contract.load(self.folder))
             self.step("sync")
             sync_tree(self.folder)
-            with _locked(self.repository, self.lock_timeout_s):
+            with locked(self.repository, self.lock_timeout_s):
+                self._check_follows(follows)
                 return self._rename_in(contract)
+
+    def _check_files(self, contract: Contract) -> None:
+        """The contract's files and no others: what nobody hashed, nobody would miss or find changed."""
+        verify(contract, self.folder)
+        named = {artifact.path for artifact in contract.artifacts}
+        files = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if not path.is_dir()}
+        if strays := sorted(files - named - {CONTRACT_FILE}):
+            raise PublishFailed(
+                f"the draft of {self.model} holds {', '.join(strays):.200}, which its contract doesn't name: "
+                "name it as an artifact or take it away; nothing was published"
+            )
+        for path in sorted(path for path in named if path.endswith(".onnx")):
+            check_enclosed(self.folder / path, named)
+
+    def _check_follows(self, follows: int | None) -> None:
+        newest = newest_served(self.repository, self.model)
+        now = newest.version if newest else 0
+        if follows is not None and now != follows:
+            raise PublishFailed(
+                f"{self.model} was compared with version {follows or 'none'}, and by now version {now or 'none'} is "
+                "served: publish again to compare with that; nothing was published"
+            )
 
     def _rename_in(self, contract: Contract) -> Served:
         now = served(self.repository, self.model, joining=contract)
@@ -102,7 +130,7 @@ def draft(
     Raises PublishFailed when the disk refuses, LockTimeout when another publisher doesn't finish.
     """
     with ExitStack() as stack:
-        with explained(repository), _locked(repository, lock_timeout_s):
+        with explained(repository), locked(repository, lock_timeout_s):
             _remove_abandoned(repository)
             version = next_version(repository, model)
             step("number given out")
@@ -122,17 +150,74 @@ def draft(
             )
 
 
+def rollback(
+    repository: Repository,
+    model: str,
+    to: int | None = None,
+    *,
+    step: Step = _unwatched,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+) -> Served:
+    """Make an earlier version the newest that is served; without `to`, the one before. Later ones are withdrawn.
+
+    Or a later one: naming a withdrawn version brings it back. Of older versions those go on that are served already, so
+    that nothing but the named one has to be loaded first. What is served from now on.
+
+    Raises PublishFailed when there is no such version or the disk refuses, ContractError when its files aren't what was
+    published, LockTimeout when a publisher doesn't finish; then nothing was changed.
+    """
+    with explained(repository, "nothing was changed"), locked(repository, lock_timeout_s):
+        before = _before(repository, model)
+        present = set(repository.versions(model))
+        target = _target(repository, before, present, to)
+        repository.contract(model, target, verified=True)
+        later = {version for version in present if version > target}
+        after = served(repository, model, withdrawn=later | (before.withdrawn - {target}))
+        now = replace(after, versions=tuple(v for v in after.versions if v == target or v in before.versions))
+        aside = repository.staging / f"{model}.{CONFIG_FILE}"
+        write_atomically(aside, now.config().encode())
+        step("replace config")
+        aside.replace(repository.root / model / CONFIG_FILE)
+        sync_entry(repository.root / model)
+        step("done")
+        return now
+
+
+def _before(repository: Repository, model: str) -> Served:
+    try:
+        return served(repository, model)
+    except ValueError as exc:
+        raise PublishFailed(f"{exc}; nothing was changed") from exc
+
+
+def _target(repository: Repository, before: Served, present: set[int], to: int | None) -> int:
+    model, newest = before.contract.name, before.contract.version
+    if to is not None and to not in present:
+        raise PublishFailed(f"{model} has no version {to}; versions are {sorted(present)}; nothing was changed")
+    if to is not None:
+        return to
+    try:
+        later = {version for version in present if version >= newest}
+        return served(repository, model, withdrawn=later | before.withdrawn).contract.version
+    except ValueError:
+        raise PublishFailed(
+            f"{model} has no version before {newest} to go back to: publish another, or name one of {sorted(present)}; "
+            "nothing was changed"
+        ) from None
+
+
 @contextmanager
-def explained(repository: Repository) -> Iterator[None]:
+def explained(repository: Repository, outcome: str = "nothing was published") -> Iterator[None]:
     """Turn what the operating system says about the disk into PublishFailed: one sentence, and what to do."""
     try:
         yield
     except OSError as exc:
-        raise PublishFailed(f"{explanation(exc, repository.root)}; nothing was published") from exc
+        raise PublishFailed(f"{explanation(exc, repository.root)}; {outcome}") from exc
 
 
 @contextmanager
-def _locked(repository: Repository, timeout_s: float) -> Iterator[None]:
+def locked(repository: Repository, timeout_s: float) -> Iterator[None]:
+    """Hold the repository against other publishers; raises LockTimeout."""
     with exclusive(repository.staging / _LOCK_FILE, f"the repository {repository.root}", timeout_s=timeout_s):
         yield
 

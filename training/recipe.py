@@ -6,19 +6,25 @@ tuple. What it is trained with is what is exported, so there is no second form t
 
 import importlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from contract.schema import AxisRange, ClassificationPostprocess, Postprocess, Preprocess, Slo, TensorSpec
+from contract.schema import AxisRange, Postprocess, Preprocess, Slo, TensorSpec
 from training.augmentation import Augment
 from training.config import TrainConfig
 from training.data import Dataset
 from training.error import RecipeNotFound
+from training.evaluation import Measures, is_measured
 from training.gate import Gate
 from training.objective import Objective
+from training.space import Space
+from training.start import Start
+from training.teacher import Teacher
+
+QUICK = "-quick"  # what the name of a recipe's quick form ends with
 
 # Imported when asked for: a recipe may need a library that another one doesn't.
 _MODULES = {"fashion-resnet": "training.recipes.fashion_resnet"}
@@ -30,6 +36,9 @@ class Recipe:
 
     `load` reads the data set, from the given folder first where there is one. The quick form of a recipe is for
     trying the machinery: `quick_config` and `quick_gates` take the place of the others.
+    Fine-tuning: training begins at `start`, and leaves alone the parameters that a pattern in `frozen` names, as in
+    `("stem.*", "blocks.0.*")`. Distillation: a `teacher` is listened to beside the labels. `metrics` judge a kind of
+    answer that has none of its own; `space` is what `tidegate sweep` searches.
     """
 
     name: str
@@ -40,39 +49,57 @@ class Recipe:
     network: Callable[[], nn.Module]
     objective: Objective
     augment: Augment | None = None
+    start: Start | None = None
+    frozen: tuple[str, ...] = ()
+    teacher: Teacher | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: AxisRange
     preprocess: Preprocess
     postprocess: Postprocess
+    metrics: Measures | None = None
     slo: Slo
     config: TrainConfig
     gates: tuple[Gate, ...]
     quick_config: TrainConfig
     quick_gates: tuple[Gate, ...]
+    space: Space = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.postprocess, ClassificationPostprocess):
-            raise ValueError(f"recipe {self.name}: no metrics for postprocessing of kind {self.postprocess.kind!r} yet")
+        if self.metrics is None and not is_measured(self.postprocess):
+            raise ValueError(
+                f"recipe {self.name}: give metrics, for there are none for postprocessing of kind "
+                f"{self.postprocess.kind!r}"
+            )
 
     def quick(self) -> "Recipe":
         """The quick form: its own name, so its own run folder, and its lower gates recorded with the version."""
         return replace(
             self,
-            name=f"{self.name}-quick",
+            name=f"{self.name}{QUICK}",
             description=f"{self.description} Quick run to try the machinery, not for use.",
             config=self.quick_config,
             gates=self.quick_gates,
         )
 
     def describe(self) -> dict[str, Any]:
-        """The run's identity, and part of its provenance, in JSON's types; the network and the data have their own."""
-        return {
+        """The run's identity, and part of its provenance, in JSON's types; the network and the data have their own.
+
+        Raises RunMismatch when the start or the teacher isn't there any more.
+        """
+        parts: dict[str, Any] = {
             "recipe": self.name,
-            "train": asdict(self.config),
+            "train": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()},
             "objective": _describe(self.objective),
             "augment": _describe(self.augment),
         }
+        if self.start is not None:
+            parts["start"] = self.start.describe()
+        if self.frozen:
+            parts["frozen"] = list(self.frozen)
+        if self.teacher is not None:
+            parts["teacher"] = self.teacher.describe()
+        return parts
 
 
 def names() -> list[str]:
@@ -91,5 +118,10 @@ def find(name: str) -> Recipe:
     return found
 
 
-def _describe(part: Any) -> dict[str, Any] | None:
-    return None if part is None else {"kind": type(part).__name__, **asdict(part)}
+def _describe(part: Any) -> Any:
+    """A dataclass with the name of its kind, and so the dataclasses in it; anything else as it is."""
+    if isinstance(part, tuple):
+        return [_describe(each) for each in part]
+    if not is_dataclass(part):
+        return part
+    return {"kind": type(part).__name__, **{f.name: _describe(getattr(part, f.name)) for f in fields(part)}}

@@ -7,12 +7,19 @@ The test split is left out of both, so that replaying it remains a fair trial of
 Each feature carries its own number of samples, as the two-sample tests need it.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
 from contract.observation import build_profile, input_values
 from contract.postprocess import interpret
-from contract.profile import Profile
+from contract.profile import CONFIDENCE, BinAccuracy, Feature, Profile, bin_accuracy
 from contract.schema import Postprocess, Preprocess
 from contract.tensor import Tensors
 from training.data import Dataset
+
+Array = NDArray[Any]
 
 
 def reference_profile(
@@ -25,4 +32,12 @@ def reference_profile(
     whole = build_profile(preprocess, postprocess, held_out.inputs, held_out.observed, meaning)
     from_inputs = set(input_values(preprocess, held_out.inputs, held_out.observed))
     outputs = [feature for feature in whole.features if feature.name not in from_inputs]
-    return Profile(features=(*inputs.features, *outputs))
+    return Profile(features=(*inputs.features, *outputs), confidence=_confidence(outputs, meaning, held_out.targets))
+
+
+def _confidence(outputs: Sequence[Feature], meaning: Array | None, targets: Array) -> tuple[BinAccuracy, ...]:
+    """How often a classifier `[V, K]` is right by how sure it is; nothing for any other model."""
+    feature = next((feature for feature in outputs if feature.name == CONFIDENCE), None)
+    if feature is None or meaning is None:
+        return ()
+    return bin_accuracy(feature, meaning.max(axis=1), meaning.argmax(axis=1) == targets)

@@ -115,7 +115,7 @@ def test_a_config_that_is_none_is_a_problem(tiny_repository: Repository, text: s
     assert (published.problem or "").startswith(problem)
 
 
-def make_engine(folder: Path, builder: str) -> None:
+def make_engine(folder: Path, builder: str, max_error: float | None) -> None:
     (folder / "model.plan").write_bytes(b"engine")
     Passport.model_validate(
         {
@@ -127,6 +127,7 @@ def make_engine(folder: Path, builder: str) -> None:
             "builder_version": "10.9.0",
             "compute_capabilities": ("8.6",),
             "profile": (InputProfile(name="image", axes=(AxisRange(min=1, opt=4, max=8),)),),
+            "max_error": max_error,
             "created_at": "2026-01-01T00:00:00+00:00",
             "build_time_s": 1,
         }
@@ -134,19 +135,25 @@ def make_engine(folder: Path, builder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("builder", "node", "reason"),
+    ("builder", "max_error", "node", "reason"),
     [
-        ("tensorrt", None, None),
-        ("tensorrt", ("tensorrt", "10.9.1", "8.6"), None),
-        ("tensorrt", ("tensorrt", "11.4", "8.9"), "built for sm_86 with tensorrt 10.9.0; this node is sm_89 with"),
-        ("tensorrt-rtx", None, "its engine was built with tensorrt-rtx; Triton loads engines of tensorrt only"),
+        ("tensorrt", 1e-6, None, None),
+        ("tensorrt", 1e-6, ("tensorrt", "10.9.1", "8.6"), None),
+        ("tensorrt", 1e-6, ("tensorrt", "11.4", "8.9"), "built for sm_86 with tensorrt 10.9.0; this node is sm_89"),
+        ("tensorrt", None, None, "model.plan was never run beside its graph"),
+        ("tensorrt", 1e-3, None, "model.plan strays by 1.0e-03 from its graph; FP32 may by 0.0001"),
+        ("tensorrt-rtx", None, None, "its engine was built with tensorrt-rtx; Triton loads engines of tensorrt only"),
     ],
 )
 def test_an_engine_is_loaded_by_its_passport(
-    tiny_repository: Repository, builder: str, node: tuple[str, str, str] | None, reason: str | None
+    tiny_repository: Repository,
+    builder: str,
+    max_error: float | None,
+    node: tuple[str, str, str] | None,
+    reason: str | None,
 ) -> None:
     write_policy(tiny_repository, 'platform: "tensorrt_plan"')
-    make_engine(tiny_repository.version_dir("tiny", 1), builder)
+    make_engine(tiny_repository.version_dir("tiny", 1), builder, max_error)
     examined = examine(tiny_repository, look_at(tiny_repository), node)
     if reason is None:
         assert list(examined.accepted) == [1]

@@ -24,11 +24,11 @@ MODELS = {
 class Gateway(BaseHTTPRequestHandler):
     """Describes its models, and answers with the path and the content that it was asked."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the library names the methods
+    def do_GET(self) -> None:
         found = MODELS.get(self.path.removeprefix("/v1/models/"))
         self._answer(200 if found else 404, found or {"error": "unknown model"})
 
-    def do_POST(self) -> None:  # noqa: N802 - the library names the methods
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         kind = self.headers["Content-Type"]
         if kind.startswith("multipart/"):

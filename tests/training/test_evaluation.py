@@ -1,10 +1,21 @@
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from contract.passport import InputProfile, Passport
-from contract.schema import AxisRange, ClassificationPostprocess, Evaluation, Metric
+from contract.schema import (
+    AxisRange,
+    ClassificationPostprocess,
+    Evaluation,
+    Metric,
+    RegressionPostprocess,
+    TensorPostprocess,
+)
+from contract.tensor import Tensors
 from training.error import GateFailed, ParityFailed
-from training.evaluation import evaluate
+from training.evaluation import Measure, averaged, evaluate, is_measured
 from training.gate import Gate, check, check_engine
 
 POSTPROCESS = ClassificationPostprocess(tensor="logits", labels=("cat", "dog", "fish"))
@@ -35,6 +46,42 @@ def test_outputs_that_are_not_finite_are_refused() -> None:
         evaluate("d", "test", POSTPROCESS, {"logits": np.array([[np.nan, 0, 0]])}, np.array([0]))
 
 
+def test_numbers_are_measured_by_their_errors() -> None:
+    postprocess = RegressionPostprocess(tensor="value", scale=2.0, offset=1.0, unit="m")
+    targets = np.array([1.0, 3.0, 5.0, 7.0])
+    value = (targets + np.array([1.0, -1.0, 0.0, 2.0]) - 1) / 2
+    evaluation = evaluate("d", "test", postprocess, {"value": value[:, None]}, targets[:, None])
+    assert [metric.name for metric in evaluation.metrics] == ["mean_absolute_error", "root_mean_square_error", "r2"]
+    assert evaluation.metric("mean_absolute_error").value == pytest.approx(1.0)
+    assert evaluation.metric("root_mean_square_error").value == pytest.approx(np.sqrt(6 / 4))
+    assert evaluation.metric("r2").value == pytest.approx(1 - (6 / 4) / 5)
+    for metric in evaluation.metrics:
+        assert metric.low < metric.value < metric.high
+
+
+def test_an_error_that_is_known_is_inside_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.normal(0, 3, 2_000)
+    outputs = {"value": targets + rng.normal(0, 1, 2_000)}
+    evaluation = evaluate("d", "test", RegressionPostprocess(tensor="value"), outputs, targets)
+    known = {"mean_absolute_error": np.sqrt(2 / np.pi), "root_mean_square_error": 1.0, "r2": 1 - 1 / 9}
+    for name, value in known.items():
+        metric = evaluation.metric(name)
+        assert metric.low < value < metric.high
+        assert metric.high - metric.low < 0.1
+
+
+def test_a_recipe_brings_metrics_for_its_own_kind_of_answer() -> None:
+    def own(outputs: Tensors, targets: NDArray[Any]) -> list[Measure]:
+        right = (outputs["mask"] > 0) == targets
+        return [averaged("pixel_error", 1.0 - right.mean(axis=1), larger_is_better=False)]
+
+    assert not is_measured(TensorPostprocess())
+    outputs, targets = {"mask": np.array([[1.0, -1.0], [1.0, 1.0]])}, np.array([[True, False], [True, False]])
+    evaluation = evaluate("d", "test", TensorPostprocess(), outputs, targets, own)
+    assert evaluation.metric("pixel_error").value == 0.25
+
+
 EVALUATION = Evaluation(
     dataset="d",
     split="test",
@@ -63,7 +110,7 @@ def test_a_gate_without_a_bound_is_a_mistake() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "max_error", "passes"),
-    [("FP32", 9e-5, True), ("FP32", 2e-4, False), ("FP16", 4e-3, True), ("FP16", 6e-3, False), ("INT8", 1, True),
+    [("FP32", 9e-5, True), ("FP32", 2e-4, False), ("FP16", 4e-3, True), ("FP16", 6e-3, False), ("INT8", 1, False),
      ("FP32", None, True)],
 )  # fmt: skip
 def test_an_engine_is_held_to_its_precision(precision: str, max_error: float | None, passes: bool) -> None:
@@ -78,5 +125,5 @@ def test_an_engine_is_held_to_its_precision(precision: str, max_error: float | N
     if passes:
         check_engine(passport)
         return
-    with pytest.raises(ParityFailed, match=f"for {precision}, got an error of"):
+    with pytest.raises(ParityFailed, match=r"strays by|names none"):
         check_engine(passport)

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from training import run_folder
+from training import curve, run_folder
 from training.error import Diverged, LockTimeout, RunFailed, RunMismatch, RunUnfinished
 from training.loop import Trained, num_steps, train
 from training.recipe import Recipe
@@ -41,15 +41,42 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path: Path, run_tin
     assert became.pop("end") == "exit 0"
     assert became.pop("writing") == "SIGXFSZ"
     assert set(became.values()) == {"SIGKILL"}
+    assert_same_run(tmp_path, 40)
 
-    tensors, progress = saved(tmp_path / "whole")
-    killed_tensors, killed_progress = saved(tmp_path / "killed")
-    assert progress["step"] == 40
+
+def test_so_it_does_with_everything_switched_on(tmp_path: Path, run_tiny: Callable[..., Any]) -> None:
+    """AdamW, a falling line, FP16 with its loss scale, parts of a batch, clipping, an early stop, event files."""
+    assert run_tiny("everything", tmp_path / "whole", "") == {"end": "exit 0"}
+    became = run_tiny("everything", tmp_path / "killed", "1,8,10,21,30")
+    assert became.pop("end") == "exit 0"
+    assert set(became.values()) == {"SIGKILL"}
+    tensors, progress = assert_same_run(tmp_path, 30)
+    assert len(progress["epochs"]) == 3  # of six: the third was no better than the second
+    assert [
+        n for n in tensors if n.startswith("best.") and not torch.equal(tensors[n], tensors[f"network{n[4:]}"])
+    ] == []
+    for name in ("steps.jsonl", "layers.jsonl", "epochs.jsonl"):
+        whole, killed = (curve.read(tmp_path / run / "bands" / name) for run in ("whole", "killed"))
+        assert [without_time(line) for line in killed] == [without_time(line) for line in whole]
+    steps = curve.read(tmp_path / "killed/bands/steps.jsonl")
+    assert [line["step"] for line in steps] == list(range(1, 31))
+    assert all(line["gradient_norm"] > 0 for line in steps)
+
+
+def without_time(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name != "time_s"}
+
+
+def assert_same_run(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, progress = saved(folder / "whole")
+    killed_tensors, killed_progress = saved(folder / "killed")
+    assert progress["step"] == step
     assert killed_progress == progress
     assert killed_tensors.keys() == tensors.keys()
     assert any(name.startswith("optimizer.") for name in tensors)
     for name, tensor in tensors.items():
         assert torch.equal(killed_tensors[name], tensor), name
+    return tensors, progress
 
 
 def test_it_learns_and_a_finished_run_is_left_as_it_is(tmp_path: Path, tiny: SimpleNamespace) -> None:
@@ -146,7 +173,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path, tiny: Simp
 
 
 def test_a_loss_that_is_no_number_ends_it(tmp_path: Path, tiny: SimpleNamespace) -> None:
-    with pytest.raises(Diverged, match=r"at step \d+ of 40: try a peak_learning_rate below 1e\+30"):
+    with pytest.raises(Diverged, match=r"at step \d+ of 40, and blocks\S* is the first .* below 1e\+30"):
         train_in(tmp_path, changed(tiny.RECIPE, peak_learning_rate=1e30), tiny)
 
 

@@ -17,7 +17,7 @@ from contract.golden import Golden
 from contract.observation import Observer
 from contract.passport import InputProfile
 from contract.postprocess import interpret
-from contract.schema import AxisRange
+from contract.schema import AxisRange, Postprocess
 from training.error import GateFailed, ParityFailed, RunUnfinished
 from training.gate import Gate
 from training.parity import Graph
@@ -34,7 +34,8 @@ class Engine:
     onnx_sha256: str | None = None
     max_error: float | None = None
 
-    def __call__(self, onnx: Path, inputs: Sequence[TensorSpec], batch: AxisRange) -> Passport:
+    def __call__(self, onnx: Path, inputs: Sequence[TensorSpec], batch: AxisRange, _: Postprocess) -> Passport:
+        assert Golden.load(onnx.parent).inputs  # what an engine is measured on is there before it is built
         content = b"engine of " + onnx.read_bytes()[:100]
         (onnx.parent / self.file).write_bytes(content)
         axes = [(batch, *spec.bounds()) for spec in inputs]
@@ -90,7 +91,14 @@ def test_a_run_publishes_a_version_that_keeps_its_promise(
         tiny.RECIPE.outputs,
         tiny.RECIPE.batch,
     )
-    assert [artifact.role for artifact in contract.artifacts] == ["model", "golden", "report"]
+    assert [(artifact.role, artifact.path) for artifact in contract.artifacts] == [
+        ("model", "model.onnx"),
+        ("golden", "golden.npz"),
+        ("report", "report.json"),
+        ("report", "report.html"),
+        ("report", "curves.png"),
+    ]
+    assert sum(cell.num_samples for cell in contract.profile.confidence) == len(tiny.load().validation)
     assert contract.evaluation.metric("accuracy").low >= 0.8
     assert contract.evaluation.metric("accuracy").num_samples == len(tiny.load().test)
 
@@ -105,6 +113,8 @@ def test_a_run_publishes_a_version_that_keeps_its_promise(
     report = json.loads((folder / "report.json").read_bytes())
     assert len(report["epochs"]) == 4
     assert report["parity"]["max_error"] < 1e-4
+    assert report["comparison"] is None
+    assert "this is the first version" in said(console)
 
     made = contract.provenance
     assert made.seed == 1
@@ -158,7 +168,7 @@ def test_an_engine_goes_with_the_version_and_is_served_where_triton_can(
 
 @pytest.mark.parametrize(
     ("engine", "message"),
-    [(Engine(onnx_sha256="0" * 64), "from another graph"), (Engine(max_error=0.01), r"got an error of 1\.00e-02")],
+    [(Engine(onnx_sha256="0" * 64), "from another graph"), (Engine(max_error=0.01), "strays by")],
 )
 def test_an_engine_that_is_not_the_graphs_stops_it(
     repository: Repository, tiny: SimpleNamespace, console: Console, trained: Path, engine: Engine, message: str
@@ -174,6 +184,7 @@ def test_an_engine_that_nobody_measured_is_not_served(
 ) -> None:
     contract = publish_stage(tiny.RECIPE, repository=repository, runs_dir=trained, compile=Engine(), console=console)
     assert contract.artifact("engine") is None
+    assert not list(repository.version_dir("bands", 1).glob("*.plan"))
     assert "tensorrt_plan" not in (repository.root / "bands/config.pbtxt").read_text()
     assert "nothing measured it" in said(console)
 
@@ -194,6 +205,42 @@ def test_a_failed_gate_publishes_nothing(
     assert not repository.root.exists()
     assert not repository.staging.exists()
     assert "✗ evaluate" in said(console)
+
+
+def test_a_version_is_held_against_the_one_that_is_served(
+    repository: Repository, tiny: SimpleNamespace, console: Console, trained: Path, tmp_path: Path
+) -> None:
+    weak = dataclasses.replace(tiny.RECIPE, quick_config=dataclasses.replace(tiny.CONFIG, epochs=1, num_train=16))
+    run(weak, repository=repository, runs_dir=tmp_path, console=console, quick=True, require="better")
+    publish_stage(tiny.RECIPE, repository=repository, runs_dir=trained, console=console, require="better")
+    report = json.loads((repository.version_dir("bands", 2) / "report.json").read_bytes())["comparison"]
+    assert (report["champion"], report["verdict"], report["num_samples"]) == (1, "better", 96)
+    first = report["differences"][0]
+    weaker, stronger = (repository.contract("bands", v).evaluation.metric("accuracy").value for v in (1, 2))
+    assert (first["metric"], first["champion"], first["challenger"]) == ("accuracy", weaker, stronger)
+    assert 0 < first["low"] < stronger - weaker < first["high"]
+    assert "better than version 1: accuracy +" in said(console)
+
+    publish_stage(tiny.RECIPE, repository=repository, runs_dir=trained, console=console, require="not worse")
+    assert "the same as version 2, as far as 96 samples can tell" in said(console)
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("models/**/*")}
+    with pytest.raises(GateFailed, match="a version must be better, and this one is the same as version 3"):
+        publish_stage(tiny.RECIPE, repository=repository, runs_dir=trained, console=console, require="better")
+    with pytest.raises(GateFailed, match="a version must be not worse, and this one is worse than version 3"):
+        publish_stage(weak, repository=repository, runs_dir=tmp_path, console=console, quick=True, require="not worse")
+    assert "✗ compare" in said(console)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("models/**/*")} == before
+
+
+def test_a_champion_that_cannot_be_asked_is_said(
+    repository: Repository, tiny: SimpleNamespace, console: Console, trained: Path
+) -> None:
+    publish_stage(tiny.RECIPE, repository=repository, runs_dir=trained, console=console)
+    padded = tiny.RECIPE.preprocess.model_copy(update={"resize": "pad"})
+    other = dataclasses.replace(tiny.RECIPE, preprocess=padded)
+    with pytest.raises(GateFailed, match=r"not compared with version 1: .* otherwise \(resize 'stretch', now 'pad'\)"):
+        publish_stage(other, repository=repository, runs_dir=trained, console=console, require="not worse")
 
 
 def test_an_unfinished_run_is_not_published(
@@ -227,7 +274,7 @@ def test_a_quick_run_is_marked_as_one(
     assert (tmp_path / "bands-quick").is_dir()
     again = run(tiny.RECIPE, repository=repository, runs_dir=tmp_path, console=console, quick=True)
     assert again.version == 2
-    assert "is trained to its end already" in said(console)
+    assert "is trained to its end" in said(console)
     digests = [[a.sha256 for a in c.artifacts if a.role == "model"] for c in (contract, again)]
     assert digests[0] == digests[1]
 

@@ -128,6 +128,74 @@ def test_a_publisher_waits_for_another_but_not_forever(repository: Repository, t
     assert repository.versions("bands") == [1]
 
 
+def test_a_version_that_came_in_between_is_noticed(repository: Repository, tiny: SimpleNamespace) -> None:
+    with publication.draft(repository, "bands") as compared:
+        contract = tiny.contract(1, compared.folder)
+        publish(repository, tiny)
+        with pytest.raises(PublishFailed, match="compared with version none, and by now version 2 is served"):
+            compared.publish(contract, follows=0)
+        assert compared.publish(contract, follows=2).versions == (1, 2)
+
+
+def test_going_back_serves_the_version_before_and_can_be_undone(repository: Repository, tiny: SimpleNamespace) -> None:
+    for _ in range(3):
+        publish(repository, tiny)
+    before = {path: path.read_bytes() for path in repository.root.glob("bands/*/*")}
+
+    back = publication.rollback(repository, "bands")
+    assert (back.contract.version, back.versions, back.withdrawn) == (
+        2,
+        (2,),
+        frozenset({3}),
+    )  # nothing has to be loaded for it
+    assert (named_versions(repository), repository.withdrawn("bands")) == ([2], frozenset({3}))
+    assert repository.latest("bands").version == 2
+
+    further = publication.rollback(repository, "bands")
+    assert (further.versions, further.withdrawn) == ((1,), frozenset({2, 3}))
+    with pytest.raises(PublishFailed, match=r"no version before 1 to go back to: .* one of \[1, 2, 3\]; nothing"):
+        publication.rollback(repository, "bands")
+
+    undone = publication.rollback(repository, "bands", 3)
+    assert (undone.versions, undone.withdrawn) == ((1, 3), frozenset({2}))  # 2 was withdrawn by itself, and stays so
+    assert publication.rollback(repository, "bands", 2).versions == (1, 2)
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(path.name for path in repository.staging.iterdir()) == ["ledger.json", "lock"]
+
+
+def test_what_was_withdrawn_stays_so_when_another_is_published(repository: Repository, tiny: SimpleNamespace) -> None:
+    for _ in range(3):
+        publish(repository, tiny)
+    publication.rollback(repository, "bands", 1)
+    now = publish(repository, tiny)
+    assert (now.contract.version, now.versions, now.withdrawn) == (4, (1, 4), frozenset({2, 3}))
+    assert publication.rollback(repository, "bands").contract.version == 1
+    shutil.rmtree(repository.version_dir("bands", 3))  # what is gone needs no remembering
+    assert publish(repository, tiny).withdrawn == {2, 4}
+
+
+def test_going_back_to_another_interface(repository: Repository, tiny: SimpleNamespace) -> None:
+    publish(repository, tiny)
+    publish(repository, tiny, batch_max=16)
+    assert publication.rollback(repository, "bands").versions == (1,)
+    assert "max_batch_size: 8" in (repository.root / "bands/config.pbtxt").read_text()
+
+
+def test_there_is_no_going_to_what_is_not_there_or_not_what_it_was(
+    repository: Repository, tiny: SimpleNamespace
+) -> None:
+    with pytest.raises(PublishFailed, match="'bands' has no version that could be served; nothing was changed"):
+        publication.rollback(repository, "bands")
+    publish(repository, tiny)
+    publish(repository, tiny)
+    with pytest.raises(PublishFailed, match=r"bands has no version 9; versions are \[1, 2\]; nothing was changed"):
+        publication.rollback(repository, "bands", 9)
+    (repository.version_dir("bands", 1) / "model.onnx").write_bytes(b"something else")
+    with pytest.raises(DigestMismatch, match=r"bands/1/model\.onnx: expected"):
+        publication.rollback(repository, "bands")
+    assert (named_versions(repository), repository.withdrawn("bands")) == ([1, 2], frozenset())
+
+
 def test_files_that_are_not_the_contracts_are_not_published(repository: Repository, tiny: SimpleNamespace) -> None:
     with publication.draft(repository, "bands") as draft:
         contract: Contract = tiny.contract(1, draft.folder)
@@ -137,6 +205,10 @@ def test_files_that_are_not_the_contracts_are_not_published(repository: Reposito
             draft.publish(contract.model_copy(update={"version": 9}))
         (draft.folder / "model.onnx").write_bytes(b"something else")
         with pytest.raises(DigestMismatch):
+            draft.publish(contract)
+        contract = tiny.contract(1, draft.folder)
+        (draft.folder / "notes.pkl").write_bytes(b"")
+        with pytest.raises(PublishFailed, match=r"holds notes\.pkl, which its contract doesn't name"):
             draft.publish(contract)
     assert repository.models() == []
     assert list(repository.staging.glob("draft-*")) == []
@@ -160,6 +232,7 @@ def test_a_disk_that_refuses_is_one_sentence(repository: Repository, tiny: Simpl
     [
         (errno.ENOSPC, "is full: free some space"),
         (errno.EDQUOT, "is full"),
+        (errno.EFBIG, "would be larger than this process may write"),
         (errno.EACCES, "can't be written: work as its owner"),
         (errno.EROFS, "can't be written"),
         (errno.EXDEV, "mount its parent folder"),

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from contract.schema import RegressionPostprocess
+from contract.schema import EmbeddingPostprocess
 from contract.tensor import check
 from training.error import RecipeNotFound
 from training.forward import as_tuple, tensors_of
@@ -44,5 +44,5 @@ def test_the_fashion_network_has_the_size_that_its_docstring_says() -> None:
 
 
 def test_a_recipe_whose_answers_cant_be_judged_is_refused_before_it_is_trained() -> None:
-    with pytest.raises(ValueError, match="no metrics for postprocessing of kind 'regression'"):
-        replace(find("fashion-resnet"), postprocess=RegressionPostprocess(tensor="logits"))
+    with pytest.raises(ValueError, match="give metrics, for there are none for postprocessing of kind 'embedding'"):
+        replace(find("fashion-resnet"), postprocess=EmbeddingPostprocess(tensor="logits"))

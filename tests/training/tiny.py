@@ -2,9 +2,11 @@
 
     python tiny.py train RUNS STEP,STEP,... [BYTES]   killed at each of the steps, once more in the middle of
                                                       writing a checkpoint (after BYTES), then let alone
+    python tiny.py everything RUNS STEP,STEP,...      the same with everything switched on that a run can be told
     python tiny.py publish FOLDER                     killed at every step, each in its own repository
+    python tiny.py together FOLDER                    trained by two processes, whole and with one killed on the way
 
-Processes are forked before torch starts a thread, so torch is imported once.
+Processes are forked before torch starts a thread, so torch is imported once; but those that train together aren't.
 """
 
 import dataclasses
@@ -19,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from contract import Contract, Repository
 from contract.digest import artifact
@@ -33,12 +36,14 @@ from contract.schema import (
     Slo,
     TensorSpec,
 )
-from training import publication, run_folder
+from training import distributed, publication, run_folder
 from training.augmentation import FlipAndShift
 from training.checkpoint import Epoch, Progress
 from training.config import TrainConfig
 from training.data import Dataset, Split, split
+from training.error import RunFailed
 from training.gate import Gate
+from training.group import Group
 from training.loop import train
 from training.network import PixelScale, ResidualNetwork
 from training.objective import Classification
@@ -109,9 +114,10 @@ class Unwatched:
 
 
 def contract(version: int, folder: Path, *, batch_max: int = 8, files: tuple[str, ...] = ("model.onnx",)) -> Contract:
-    """A contract for a version whose files are stand-ins: publishing looks at digests only."""
+    """A contract for a version whose files are stand-ins: publishing looks at digests, and at where weights lie."""
     for name in files:
-        (folder / name).write_bytes(f"{name} of {version}".encode())
+        graph = onnx.helper.make_graph([], f"{name} of {version}", [], [])
+        (folder / name).write_bytes(onnx.helper.make_model(graph).SerializeToString())
     return Contract(
         name=RECIPE.model,
         version=version,
@@ -149,10 +155,16 @@ def killed_at(step: int) -> Callable[[int], None]:
     return kill
 
 
-def train_in(runs_dir: Path, then: Callable[[int], None] = lambda step: None, interval_s: float = 0.0) -> None:
+def train_in(
+    runs_dir: Path,
+    then: Callable[[int], None] = lambda step: None,
+    interval_s: float = 0.0,
+    recipe: Recipe = RECIPE,
+    events: bool = False,
+) -> None:
     dataset = load()
-    with run_folder.opened(runs_dir, RECIPE, dataset) as opened:
-        train(RECIPE, dataset, opened, Unwatched(then), checkpoint_interval_s=interval_s)
+    with run_folder.opened(runs_dir, recipe, dataset) as opened:
+        train(recipe, dataset, opened, Unwatched(then), checkpoint_interval_s=interval_s, events=events)
 
 
 def train_in_little_space(runs_dir: Path, size_bytes: int) -> None:
@@ -161,6 +173,37 @@ def train_in_little_space(runs_dir: Path, size_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
     train_in(runs_dir)
+
+
+def changed(**config: object) -> Recipe:
+    return dataclasses.replace(RECIPE, config=dataclasses.replace(CONFIG, **config))  # type: ignore[arg-type]
+
+
+# FP16 brings a loss scale that grows and shrinks; a patience of one ends the run before its last epoch.
+EVERYTHING = changed(
+    epochs=6,
+    optimizer="adamw",
+    peak_learning_rate=0.03,
+    schedule="linear",
+    precision="fp16",
+    accumulation=2,
+    clip_norm=1.0,
+    patience=1,
+    watched="score",
+)
+
+# What two processes train: with everything that could come out otherwise than in one.
+TOGETHER = {
+    "alike": changed(epochs=2),
+    "sharded": changed(epochs=2, sharded=True, clip_norm=0.5, accumulation=2, patience=1),
+}
+
+
+def train_together_in(folder: Path, names: tuple[str, ...], killed: int | None, group: Group) -> None:
+    """Train the named ones; killed at a step, the second process is."""
+    for name in names:
+        then = killed_at(killed) if killed and group.rank == 1 else lambda step: None
+        distributed.train_together(TOGETHER[name], load(), folder / name, Unwatched(then), group)
 
 
 def publish_in(root: Path, step: str | None) -> None:
@@ -194,14 +237,26 @@ def report(name: object, became: str) -> None:
 
 def main(arguments: list[str]) -> None:
     match arguments:
-        case ["train", runs, steps, *size_bytes]:
+        case ["train" | "everything" as what, runs, steps, *size_bytes]:
+            recipe = RECIPE if what == "train" else EVERYTHING
+            start = partial(train_in, Path(runs), recipe=recipe, events=what == "everything")
             for step in filter(None, steps.split(",")):
                 # With a checkpoint after every step, or with those at the end of epochs only.
                 interval_s = 0.0 if int(step) % 2 else 1e6
-                report(step, forked(partial(train_in, Path(runs), killed_at(int(step)), interval_s)))
+                report(step, forked(partial(start, killed_at(int(step)), interval_s)))
             for size in size_bytes:
                 report("writing", forked(partial(train_in_little_space, Path(runs), int(size))))
-            report("end", forked(partial(train_in, Path(runs))))
+            report("end", forked(start))
+        case ["together", folder]:
+            launch = partial(distributed.launch, num_processes=2, timeout_s=60)
+            launch(partial(train_together_in, Path(folder), ("alike", "sharded"), None))
+            report("whole", "trained")
+            try:
+                launch(partial(train_together_in, Path(folder) / "killed", ("sharded",), 13))
+            except RunFailed as exc:
+                report("killed", str(exc))
+            launch(partial(train_together_in, Path(folder) / "killed", ("sharded",), None))
+            report("resumed", "trained")
         case ["publish", folder]:
             for step in PUBLISH_STEPS:
                 for earlier in (0, 1):

@@ -1,0 +1,72 @@
+"""A graph in half precision, for TensorRT: precision is in the graph, since builders take no flag for it any more.
+
+ONNX Runtime's converter does it. NVIDIA's AutoCast (nvidia-modelopt 0.47) was tried beside it on the residual network:
+it made as many conversions with the same largest error, and asks for six more packages and an older onnx. What
+AutoCast adds is kept: a node whose tensors leave half precision's range, on real samples, stays in single precision.
+Inputs and outputs keep their datatypes, so the contract holds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+from contract.tensor import Tensors
+from training.error import ExportFailed
+from training.tap import run_tapped
+
+_TO_HALF, _TO_SINGLE = "_cast_to_fp16_node", "_cast_to_fp32_node"  # the converter's names
+_LARGEST = float(np.finfo(np.float16).max) / 2  # other inputs than the samples may reach further
+
+
+def halve(source: Path, target: Path, inputs: Tensors) -> tuple[str, ...]:
+    """Write the graph in FP16; names of the nodes that stay in FP32 because one batch of real inputs says so.
+
+    Raises ExportFailed when the result is no valid graph.
+    """
+    model = onnx.load(source)
+    _name_nodes(model)
+    _, values = run_tapped(source, inputs)
+    large = {name for name, array in values.items() if _exceeds(array)}
+    large |= {weight.name for weight in model.graph.initializer if _exceeds(numpy_helper.to_array(weight))}
+    kept = tuple(node.name for node in model.graph.node if large & {*node.input, *node.output})
+    try:
+        halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(kept))
+        _join_kept(halved.graph)
+        OnnxModel.graph_topological_sort(halved.graph)  # the converter puts its casts at the end
+        onnx.checker.check_model(halved, full_check=True)
+    except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ExportFailed(f"the graph has no FP16 form: {str(exc).strip().splitlines()[0]:.200}") from exc
+    target.write_bytes(halved.SerializeToString(deterministic=True))
+    return kept
+
+
+def _exceeds(array: NDArray[Any]) -> bool:
+    return array.dtype == np.float32 and array.size > 0 and not bool(np.abs(array).max() <= _LARGEST)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Nodes are kept in FP32 by name, which an ONNX node may lack."""
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+
+
+def _join_kept(graph: onnx.GraphProto) -> None:
+    """Between nodes that stay in FP32 the converter goes through FP16, which the tensor may not fit: go directly."""
+    made_by = {output: node for node in graph.node for output in node.output}
+    direct = {}
+    for node in graph.node:
+        before = made_by.get(node.input[0]) if node.op_type == "Cast" else None
+        if before is not None and node.name.endswith(_TO_SINGLE) and before.name.endswith(_TO_HALF):
+            direct[node.output[0]] = before.input[0]
+    for node in graph.node:
+        node.input[:] = [direct.get(name, name) for name in node.input]
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    kept = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in used]
+    del graph.node[:]
+    graph.node.extend(kept)

@@ -1,0 +1,21 @@
+"""Models that others trained: what their graph says of itself becomes a contract, and a published version."""
+
+from training.importer.error import ImportRefused
+from training.importer.file import is_factory, read
+from training.importer.image import Pixels
+from training.importer.model import Derived, derive
+from training.importer.publish import Origin, origin_of, publish
+from training.importer.wish import Wish
+
+__all__ = [
+    "Derived",
+    "ImportRefused",
+    "Origin",
+    "Pixels",
+    "Wish",
+    "derive",
+    "is_factory",
+    "origin_of",
+    "publish",
+    "read",
+]
