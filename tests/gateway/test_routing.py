@@ -170,6 +170,19 @@ async def test_a_version_that_goes_away_under_a_request_is_no_unknown_model(
         assert await asked == "small/1"
 
 
+async def test_a_version_taken_back_is_followed_by_the_one_before_it_at_once(
+    serve: Any, routed_repository: Repository
+) -> None:
+    async with serve(routed_repository) as gateway:
+        assert await who(gateway) == "tiny/2"
+        routed_repository.version_dir("tiny", "2").rename(
+            routed_repository.root / "gone"
+        )  # the gateway hasn't looked yet
+        gateway.upstream.error, gateway.upstream.failing = UpstreamUnavailable("it is not loaded"), {("tiny", "2")}
+        assert [await who(gateway) for _ in range(3)] == ["tiny/1"] * 3
+        assert (await infer(gateway, "tiny/versions/2")).status_code == 404
+
+
 async def test_a_route_has_a_deadline_and_a_rule_its_own(route: Route, grpc_client: Any) -> None:
     text = """
 routes:
