@@ -10,7 +10,7 @@ from functools import partial
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
 
-from contract import ContractError, Repository
+from contract import Repository
 from gateway.balance import BalanceMetrics, Balancer
 from gateway.dataplane import DataPlane
 from gateway.feedback import Feedback
@@ -64,7 +64,7 @@ def create_plane(
         settings,
         upstream or _triton(settings, registry),
         repository,
-        Metrics(registry, _thresholds_s(repository)),
+        Metrics(registry),
         routes=RouteFile.load(settings.routes, registry, on_change=shadow.prepare),
         shadow=shadow,
         feedback=Feedback(keys, registry, clock=time.time),
@@ -127,13 +127,3 @@ def _shared_memory_bytes(settings: Settings, address: str) -> int:
     if settings.shared_memory_bytes is not None:
         return settings.shared_memory_bytes
     return _SHARED_MEMORY_BYTES if is_loopback(address) else 0
-
-
-def _thresholds_s(repository: Repository) -> set[float]:
-    """Latency thresholds of the published versions: they become buckets of the latency histogram."""
-    thresholds = set()
-    for name in repository.models():
-        for version in repository.versions(name):
-            with suppress(ContractError):
-                thresholds.add(repository.contract(name, version).slo.latency_threshold_ms / 1000)
-    return thresholds

@@ -3,7 +3,7 @@
 A value that a client chooses never becomes a label: what isn't known is `other`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -43,14 +43,19 @@ class Hand:
 
 
 class VersionSeries:
-    """The series that a request to one version touches, looked up once and kept."""
+    """The series that a request to one version touches, looked up once and kept.
 
-    def __init__(self, metrics: "Metrics", name: str, version: str) -> None:
+    The latency threshold of the version's objective is a bucket, so that the share of requests within it is exact.
+    """
+
+    def __init__(self, metrics: "Metrics", name: str, version: str, threshold_s: float) -> None:
         self.requests = {
             protocol: {status: metrics.requests.child(name, version, protocol, str(status)) for status in STATUSES}
             for protocol in PROTOCOLS
         }
-        self.duration = {protocol: metrics.duration.child(name, version, protocol) for protocol in PROTOCOLS}
+        self.duration = {
+            protocol: metrics.duration.child_with(threshold_s, name, version, protocol) for protocol in PROTOCOLS
+        }
         self.stages = tuple(metrics.stage.child(name, stage) for stage in STAGES)
         self.inflight = metrics.hand(name)
         self.batch_size = metrics.batch_size.child(name)
@@ -61,13 +66,9 @@ class VersionSeries:
 
 
 class Metrics:
-    """The metrics of one gateway process.
+    """The metrics of one gateway process."""
 
-    `thresholds_s` are latency thresholds of service-level objectives known when the process starts; each becomes a
-    bucket, so that the share of requests within it is exact.
-    """
-
-    def __init__(self, registry: CollectorRegistry, thresholds_s: Iterable[float] = ()) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.requests = Counters(
             "gateway_requests_total",
@@ -78,7 +79,7 @@ class Metrics:
             "gateway_request_duration_seconds",
             "Time from the request's arrival to its answer.",
             ("model", "version", "protocol"),
-            sorted({*_BUCKETS, *thresholds_s}),
+            _BUCKETS,
         )
         self.stage = Histograms(
             "gateway_stage_duration_seconds",
@@ -145,7 +146,7 @@ class Metrics:
     def serve(self, contract: Contract, observer: Observer) -> None:
         """Make every series of a version that is about to be served."""
         name, version = contract.name, str(contract.version)
-        self._prepare(name, version)
+        self._prepare(name, version, contract.slo.latency_threshold_ms / 1000)
         self.facts.add(contract)
         self.features.add(name, version, observer.features)
 
@@ -159,10 +160,10 @@ class Metrics:
         self.facts.remove(name, version)
         self.features.retire(name, version)
 
-    def _prepare(self, name: str, version: str) -> None:
+    def _prepare(self, name: str, version: str, threshold_s: float = _BUCKETS[0]) -> None:
         for known in (version, OTHER):  # a version that a client names wrongly is `other`
             if (name, known) not in self._series:
-                self._series[name, known] = VersionSeries(self, name, known)
+                self._series[name, known] = VersionSeries(self, name, known, threshold_s)
         if name != OTHER:
             for kind in ("pinned", "latest"):
                 self.route.child(name, f"{name}/{version}", kind)

@@ -45,17 +45,18 @@ class Count:
 class Series:
     """One series of a histogram. The last cell holds the sum, those before it how many fell into each bucket."""
 
-    __slots__ = ("_bounds", "cells")
+    __slots__ = ("bounds", "cells", "le")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+    def __init__(self, bounds: Sequence[float], le: Sequence[str]) -> None:
+        self.bounds = bounds
+        self.le = le  # the bounds as text
         self.cells: list[float] = [0] * (len(bounds) + 1)
 
     def observe(self, value: float) -> None:
         """Count a value; NaN and infinities are left out, because one would spoil the sum for good."""
         if -inf < value < inf:
             cells = self.cells
-            cells[bisect_left(self._bounds, value)] += 1
+            cells[bisect_left(self.bounds, value)] += 1
             cells[-1] += value
 
 
@@ -137,11 +138,18 @@ class Histograms(_Family[Series]):
             bounds.append(inf)
         if len(bounds) < 2 or not all(low < high for low, high in pairwise(bounds)):  # NaN is less than nothing
             raise ValueError(f"metric {name}: expected buckets that rise, at least one besides +Inf, got {bounds}")
-        self._bounds = bounds
-        self._le = [floatToGoString(bound) for bound in bounds]  # type: ignore[no-untyped-call]  # the library isn't annotated
+        self._bounds, self._le = bounds, _le(bounds)
+
+    def child_with(self, bound: float, *labels: str) -> Series:
+        """The series of these label values; when it is made now, with a bucket more."""
+        if labels not in self._children:
+            self._check(labels)
+            bounds = sorted({*self._bounds, bound})
+            self._children[labels] = Series(bounds, _le(bounds))
+        return self._children[labels]
 
     def _new(self) -> Series:
-        return Series(self._bounds)
+        return Series(self._bounds, self._le)
 
     def _family(self) -> Metric:
         return HistogramMetricFamily(self.name, self.documentation)
@@ -150,8 +158,12 @@ class Histograms(_Family[Series]):
         *counts, total = child.cells.copy()
         cumulative = list(accumulate(counts))
         bucket = f"{self.name}_bucket"
-        samples = [Sample(bucket, {**labels, "le": le}, count) for le, count in zip(self._le, cumulative, strict=True)]
+        samples = [Sample(bucket, {**labels, "le": le}, count) for le, count in zip(child.le, cumulative, strict=True)]
         samples.append(Sample(f"{self.name}_count", labels, cumulative[-1]))
-        if self._bounds[0] >= 0:  # with negative values a sum may fall, which would look like a restart
+        if child.bounds[0] >= 0:  # with negative values a sum may fall, which would look like a restart
             samples.append(Sample(f"{self.name}_sum", labels, total))
         return samples
+
+
+def _le(bounds: Iterable[float]) -> list[str]:
+    return [floatToGoString(bound) for bound in bounds]  # type: ignore[no-untyped-call]  # the library isn't annotated

@@ -160,3 +160,16 @@ def test_a_scrape_from_another_thread_is_consistent() -> None:
     done.set()
     scraper.join(10)
     assert not wrong
+
+
+@given(st.lists(numbers), st.floats(0.0001, 100))
+def test_a_series_may_have_a_bucket_more(values: list[float], bound: float) -> None:
+    ours = Histograms("took_seconds", "How long.", ("model",), BUCKETS)
+    theirs = Histogram("took_seconds", "How long.", ("model",), buckets=sorted({*BUCKETS, bound}), registry=None)
+    for value in values:
+        ours.child_with(bound, "it").observe(value)
+        theirs.labels("it").observe(value)
+    ours.child_with(bound, "it")
+    theirs.labels("it")
+    assert exported(ours) == exported(theirs)
+    assert ours.child_with(1.5, "it") is ours.child("it")
