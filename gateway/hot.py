@@ -21,7 +21,7 @@ from contract.schema import ClassificationPostprocess, Contract
 from gateway.body import Body, header_text, read_items
 from gateway.call import Ask, Call
 from gateway.dataplane import DataPlane
-from gateway.encoding import encode
+from gateway.encoding import MIN_ENCODE_BYTES, encode
 from gateway.error import InvalidRequest
 from gateway.form import Forms
 from gateway.log import request_id
@@ -38,6 +38,7 @@ _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".enc
 _STATUS_LINE[499] = b"HTTP/1.1 499 Client Closed Request\r\n"
 _TIMEOUT_HEADER = b"x-request-timeout-ms"
 _TIMEOUT_DIGITS = 8
+_MAX_LOOP_ENCODE_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -119,7 +120,7 @@ async def predict(plane: DataPlane, exchange: Exchange) -> Reply:
         predictions = await plane.predict(call, items)
         document = {"model": call.served.name, "version": call.served.version, "predictions": predictions}
         data = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return _finish(exchange, call, Reply(data))
+    return await _finish(exchange, call, Reply(data))
 
 
 async def infer(plane: DataPlane, forms: Forms, exchange: Exchange) -> Reply:
@@ -137,9 +138,9 @@ async def infer(plane: DataPlane, forms: Forms, exchange: Exchange) -> Reply:
             served.name, served.version, request, outputs, labels=class_labels(served.contract)
         )
     if text_bytes is None:
-        return _finish(exchange, call, Reply(data))
+        return await _finish(exchange, call, Reply(data))
     length = (b"inference-header-content-length", b"%d" % text_bytes)
-    return _finish(exchange, call, Reply(data, content_type=OCTETS, headers=[length]))
+    return await _finish(exchange, call, Reply(data, content_type=OCTETS, headers=[length]))
 
 
 def class_labels(contract: Contract | None) -> Mapping[str, tuple[str, ...]]:
@@ -234,18 +235,26 @@ async def _unless_gone(work: Any, body: Body) -> Reply | None:
         await asyncio.wait({main, gone})
 
 
-def _finish(exchange: Exchange, call: Call, reply: Reply) -> Reply:
-    accepted = exchange.headers.get(b"accept-encoding")
-    if accepted is not None and len(reply.body) > 1024:
-        reply.body, encoding = encode(reply.body, accepted.decode("latin-1"))
-        if encoding is not None:
-            reply.headers += ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
+def _finish(exchange: Exchange, call: Call, reply: Reply) -> Awaitable[Reply]:
+    """The answer with the headers that every answer has, and encoded as the client likes it."""
     admit, preprocess, queue, upstream, postprocess = call.stages
     timing = b"admit;dur=%.2f, preprocess;dur=%.2f, queue;dur=%.2f, upstream;dur=%.2f, postprocess;dur=%.2f" % (
         *(admit * 1e3, preprocess * 1e3, queue * 1e3, upstream * 1e3),
         postprocess * 1e3,
     )
     reply.headers += ((b"x-request-id", exchange.request_id.encode()), (b"server-timing", timing))
+    return _encoded(reply, exchange.headers.get(b"accept-encoding"))
+
+
+async def _encoded(reply: Reply, accepted: bytes | None) -> Reply:
+    if accepted is None or len(reply.body) <= MIN_ENCODE_BYTES:
+        return reply
+    if len(reply.body) <= _MAX_LOOP_ENCODE_BYTES:
+        reply.body, encoding = encode(reply.body, accepted.decode("latin-1"))
+    else:  # it takes milliseconds, in which the loop should answer others
+        reply.body, encoding = await asyncio.to_thread(encode, reply.body, accepted.decode("latin-1"))
+    if encoding is not None:
+        reply.headers += ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
     return reply
 
 
