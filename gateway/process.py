@@ -75,6 +75,8 @@ def _spawn(settings: Settings, number: int) -> subprocess.Popen[bytes]:
         "TIDEGATE_PROCESSES": "1",
         "TIDEGATE_SHARE_PORTS": "true",
         "TIDEGATE_METRICS_PORT": str(settings.metrics_port + number),
+        # Fewer calls at once a process make the larger batches that one process would have made of all requests.
+        "TIDEGATE_UPSTREAM_CALLS": str(max(1, settings.upstream_calls // settings.processes)),
     }
     return subprocess.Popen([sys.executable, "-m", "gateway"], env={**os.environ, **own})
 
