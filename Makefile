@@ -31,6 +31,7 @@ generate: setup  ## write the files that code makes: rules, dashboard, JSON Sche
 	@$(BIN)/python -c "import json; from gateway.route import json_schema; print(json.dumps(json_schema(), indent=1))" \
 		> docs/routes.schema.json
 	@$(BIN)/python -m monitoring
+	@$(BIN)/python -m monitoring.sketch
 
 bench: setup  ## measure the gateway beside Triton alone
 	@$(BIN)/python -m bench $(ARGS)

@@ -2,26 +2,27 @@
 
 from pathlib import Path
 
-from monitoring.overview import overview
+from monitoring.alertmanager import ALERTMANAGER_FILE, alertmanager_configuration
+from monitoring.boardbook import BOARDS_FOLDER, board_texts
+from monitoring.file import write_texts
 from monitoring.prometheus import CONFIG_FILE, configuration
-from monitoring.rulebook import RULES_FILE, rules_text
+from monitoring.rulebook import ALERTS_FILE, RULES_FILE, alerts_text, rules_text
 
-DASHBOARD_FILE = "dashboards/overview.json"
+COMPOSE_CONFIG_FILE = "compose.prometheus.yml"  # for compose.yaml, which has an Alertmanager beside Prometheus
 
 
 def generated_texts() -> dict[str, str]:
     """Text of every generated file by its path below this package's folder."""
-    return {CONFIG_FILE: configuration(), RULES_FILE: rules_text(), DASHBOARD_FILE: overview()}
+    return {
+        CONFIG_FILE: configuration(),
+        COMPOSE_CONFIG_FILE: configuration(alertmanagers=["127.0.0.1:9093"]),
+        RULES_FILE: rules_text(),
+        ALERTS_FILE: alerts_text(),
+        ALERTMANAGER_FILE: alertmanager_configuration(),
+        **{f"{BOARDS_FOLDER}/{name}": text for name, text in board_texts().items()},
+    }
 
 
 def write_generated(folder: Path) -> list[Path]:
     """Write the generated files below a folder and return those whose text changed."""
-    changed = []
-    for name, text in generated_texts().items():
-        path = folder / name
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        changed.append(path)
-    return changed
+    return write_texts(folder, generated_texts())

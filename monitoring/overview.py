@@ -1,45 +1,45 @@
-"""The dashboard `Tidegate / Overview`: what an engineer woken at 3 am looks at first.
+"""The board `Overview`: all models on one screen, what is red first; what an engineer woken at 3 am looks at first.
 
-Top to bottom: is something broken, whose requests fail, where does the time go, is Triton the cause, and has what the
-model sees changed. Each panel's description says what to do next.
+Top to bottom: is something broken, which alert and which model, since when. A click on a row leads to the board that
+says why, or to the runbook. Each panel's description says what to do next.
 """
 
-from collections.abc import Sequence
-
-from grafana_foundation_sdk.cog.builder import Builder
-from grafana_foundation_sdk.models.dashboard import Panel
-
-from monitoring.dashboard import dashboard_text
-from monitoring.panel import Look, Query, bars, grid, lines, verdict
+from monitoring.dashboard import Board, Panels, board_link, many
+from monitoring.drift import WINDOWS
+from monitoring.objective import burn
+from monitoring.panel import RUNBOOKS, Column, Look, Query, grid, lines, verdict
+from monitoring.statistic import ALARM_Z
+from monitoring.traffic import REQUESTS
 
 _MODEL = 'model=~"$model"'
-_VERSION = f'{_MODEL}, version=~"$version"'
-_BY = "model, version"
-_NAME = "{{model}} v{{version}}"
-
-_QUANTILE = "model_version_quantile:gateway_request_duration_seconds:histogram_quantile_rate5m"
-_STAGE = "model_stage:gateway_stage_duration_seconds"
-_LATENCY_LIMIT = f"max by ({_BY}) (model_slo_latency_threshold_seconds{{{_VERSION}}})"
-_PREDICTIONS = f"model_version_label:inference_prediction:increase1h{{{_VERSION}}}"
-_FEATURE_BIN = "model_version_feature:inference_feature_bin"
-
-Panels = Sequence[Builder[Panel]]
+_P99 = 'model_version_quantile:gateway_request_duration_seconds:histogram_quantile_rate5m{quantile="0.99", ' + _MODEL
+_THRESHOLD = f"max by (model, version) (model_slo_latency_threshold_seconds{{{_MODEL}}})"
+_OF_LIMIT = f"max by (model) (max by (model, version) ({_P99}}}) / {_THRESHOLD})"
+_FAILED = f"max by (model) (model_version:gateway_requests_5xx:ratio_rate5m{{{_MODEL}}})"
+_BURN = f"max by (model) ({burn('1h')}{{{_MODEL}}})"
+_SPENT = f"max by (model) (1 - last_over_time(model_slo:error_budget_left:ratio30d{{{_MODEL}}}[11m]))"
+_ALIVE = 'ALERTS{alertname="Watchdog", alertstate="firing"}'
 
 
-def overview() -> str:
-    """The dashboard's JSON."""
-    return dashboard_text(
+def _alerts(matcher: str) -> str:
+    """What fires and somebody must act upon; what belongs to no model is among it, whichever model is chosen."""
+    return f'ALERTS{{alertstate="firing", alertname!="Watchdog", model=~"$model|", {matcher}}}'
+
+
+def _drift(operation: str) -> str:
+    """The largest of a model's features, over whichever window shows most."""
+    windows = (f"max by (model) (last_over_time({w.record(operation)}{{{_MODEL}}}[11m]))" for w in WINDOWS)
+    every = (f'label_replace({one}, "window", "{w.range}", "", "")' for one, w in zip(windows, WINDOWS, strict=True))
+    return f"max by (model) ({' or '.join(every)})"
+
+
+def overview() -> Board:
+    """The board that says whether something is broken, which model, and since when."""
+    return Board(
         uid="tidegate-overview",
-        title="Tidegate / Overview",
-        description="Is it broken, for whom, where does the time go, and has the data changed? Made by monitoring/.",
-        rows={
-            "Is it broken?": _verdicts(),
-            "Traffic and errors": _traffic(),
-            "Latency": _latency(),
-            "Load": _load(),
-            "Triton": _triton(),
-            "Drift: the last hour against the reference": _drift(),
-        },
+        description="All models on one screen, what is red first. Made by monitoring/; edits are overwritten.",
+        variables=[many("model", "model_info")],
+        rows={"Is it broken?": _verdicts(), "What to do first": _tables(), "Since when?": _history()},
     )
 
 
@@ -48,220 +48,176 @@ def _verdicts() -> Panels:
         title="Down now",
         unit="none",
         width=7,
+        height=4,
         help="Targets that don't answer Prometheus, gateways that can't reach Triton, versions not served because of "
         "their contract. Red: read that process's log first; what stands below may be old. No data: Prometheus "
         "scrapes nothing, see its /targets page.",
+        runbooks=("GatewayAbsent", "TritonAbsent", "ContractMismatch"),
+    )
+    firing = Look(
+        title="Alerts firing",
+        unit="none",
+        width=5,
+        height=4,
+        help="Alerts that page somebody, and those that wait for working hours. Red: the table below has them. "
+        "No data: Prometheus evaluates no alerts, so nobody is watching.",
+        runbooks=("Watchdog",),
     )
     errors = Look(
         title="Server errors (5xx), worst model",
         unit="percentunit",
-        width=6,
-        help="Share of requests in 5 minutes that we failed. Red from 1 %: see since when in *Error ratio*. If Triton "
-        "is down or fails requests, start there; if a version is new, route away from it. 0 without requests.",
+        width=4,
+        height=4,
+        help="Share of requests in 5 minutes that we failed. Red from 1 %: open the board Model. If Triton is down or "
+        "fails requests, start there; if a version is new, route away from it. 0 without requests.",
+        runbooks=("AvailabilityBudgetBurn", "BackendFailures"),
     )
     latency = Look(
-        title="p99 against its objective, worst model",
+        title="p99 against its objective, worst",
         unit="percentunit",
-        width=6,
+        width=4,
+        height=4,
         help="The 99th percentile as a share of the contract's latency threshold. Above 100 %, more than one request "
-        "in a hundred is too slow: *Where the time goes* shows the stage. Grey: no request in 5 minutes.",
+        "in a hundred is too slow: the board Model shows in which stage. Grey: no request in 5 minutes.",
+        runbooks=("LatencyBudgetBurn",),
     )
     shed = Look(
         title="Refused (shed)",
         unit="reqps",
-        width=5,
+        width=4,
+        height=4,
         help="Requests refused because all places were taken, or because their deadline couldn't be kept. Above 0 we "
         "lack capacity: add replicas, or find in *Requests* who sends so much.",
+        runbooks=("RequestsRejected",),
     )
     broken = [
         Query('sum(1 - up{job="gateway"})', "gateways"),
         Query('sum(1 - up{job="triton"})', "Tritons"),
-        Query("sum(1 - gateway_upstream_up)", "gateways without Triton"),
-        Query("max(gateway_contract_errors)", "versions whose contract can't be read"),
+        Query("sum(1 - gateway_upstream_up)", "without Triton"),
+        Query("max(gateway_contract_errors)", "not served"),
     ]
-    worst_errors = f"topk(1, model_version:gateway_requests_5xx:ratio_rate5m{{{_VERSION}}})"
-    p99 = f'max by ({_BY}) ({_QUANTILE}{{quantile="0.99", {_VERSION}}})'
+    alerts = [
+        Query(f"count({_alerts(matcher)}) or on () {_ALIVE} * 0", name)
+        for matcher, name in (('severity="critical"', "critical"), ('severity!="critical"', "others"))
+    ]
+    shed_rate = f"sum(model_reason:gateway_shed:rate5m{{{_MODEL}}})"
     return [
         verdict(down, broken, warn=None, bad=1),
-        verdict(errors, [Query(worst_errors, _NAME)], warn=0.001, bad=0.01),
-        verdict(latency, [Query(f"topk(1, {p99} / {_LATENCY_LIMIT})", _NAME)], warn=0.8, bad=1, absent="text"),
-        verdict(shed, [Query(f"sum(model_reason:gateway_shed:rate5m{{{_MODEL}}})", "all")], warn=0.001, bad=1),
+        verdict(firing, alerts, warn=None, bad=1),
+        verdict(errors, [Query(f"topk(1, {_FAILED})", "{{model}}")], warn=0.001, bad=0.01),
+        verdict(latency, [Query(f"topk(1, {_OF_LIMIT})", "{{model}}")], warn=0.8, bad=1, absent="text"),
+        verdict(shed, [Query(shed_rate, "all")], warn=0.001, bad=1),
     ]
 
 
-def _traffic() -> Panels:
+def _tables() -> Panels:
+    firing = Look(
+        title="Alerts that fire",
+        width=10,
+        height=7,
+        help="What fires, and since when its condition holds. Several at once: begin with the one that began first, "
+        "and with TritonAbsent or GatewayAbsent before anything about a model. The name leads to the runbook.",
+    )
+    models = Look(
+        title="Models, those with alerts first",
+        width=14,
+        height=7,
+        help="One row a model, the worst of its versions. *p99* is a share of the contract's threshold; *burn* 1 "
+        "spends the budget of 30 days in 30 days, 14.4 pages; *drift* is the surest feature's z in any window, which "
+        f"alarms above {ALARM_Z} where the change is large enough to matter. The name leads to the board Model.",
+    )
+    every, of_models = _alerts('severity!=""'), _alerts('model!=""')
+    labels = "alertname, severity, team, model, version, feature, slo, route"
+    since = f"max by ({labels}) (ALERTS_FOR_STATE and ignoring (alertstate) {every}) * 1000"
+    known = f"group by (model) (model_info{{{_MODEL}}}) * 0"
+    columns = [
+        Column(expr=f"count by (model) ({of_models}) or {known}", name="Alerts", unit="none", bad=1),
+        Column(expr=f"sum by (model) ({REQUESTS}{{{_MODEL}}})", name="Requests", unit="reqps"),
+        Column(expr=_FAILED, name="5xx", unit="percentunit", warn=0.001, bad=0.01),
+        Column(expr=_OF_LIMIT, name="p99", unit="percentunit", warn=0.8, bad=1),
+        Column(expr=_BURN, name="Burn 1h", warn=1, bad=14.4),
+        Column(expr=_SPENT, name="Budget spent", unit="percentunit", warn=0.5, bad=1),
+        Column(expr=_drift("z"), name="Drift z", warn=ALARM_Z, bad=2 * ALARM_Z),
+    ]
+    row = "${__data.fields.model}"
+    return [
+        grid(
+            firing,
+            [Column(expr=since, name="Since", unit="dateTimeFromNow")],
+            sort_by="Since",
+            links={"alertname": f"{RUNBOOKS}/${{__data.fields.alertname}}.md"},
+        ),
+        grid(
+            models,
+            columns,
+            sort_by="Alerts",
+            links={
+                "model": board_link("tidegate-model", model=row),
+                "Drift z": board_link("tidegate-drift", model=row),
+            },
+        ),
+    ]
+
+
+def _history() -> Panels:
     requests = Look(
         title="Requests",
         unit="reqps",
         width=8,
-        help="Requests a second by model and version. A fall to 0 with nothing down means that clients don't reach us: "
-        "look at the load balancer. A rise explains latency and refusals.",
+        height=6,
+        help="Requests a second by model. A fall to 0 with nothing down means that clients don't reach us: look at the "
+        "load balancer. A rise explains latency and refusals.",
     )
     errors = Look(
-        title="Error ratio",
+        title="Server errors (5xx)",
         unit="percentunit",
         width=8,
-        help="5xx are ours, 4xx are the client's. Dashed: the 5xx that the availability objective allows. 4xx alone "
-        "rising: a client changed its requests, or asks for a model that isn't there (`other`).",
+        height=6,
+        help="Share of requests that we failed, each model's worst version. A step at a blue or purple mark: a release "
+        "or an edit of the routes did it, take it back. A step at none: look at Triton and GPU.",
+        runbooks=("AvailabilityBudgetBurn",),
     )
-    refused = Look(
-        title="Refused and retried",
-        unit="reqps",
-        width=8,
-        help="Requests refused by reason, and requests sent to Triton once more, alone, after their batch was refused. "
-        "`capacity`: too much traffic. `deadline`: Triton is too slow. Retries: look for a client with bad tensors.",
-    )
-    allowed = f"1 - max by ({_BY}) (model_slo_availability_objective_ratio{{{_VERSION}}})"
-    return [
-        lines(requests, [Query(f"model_version:gateway_requests:rate5m{{{_VERSION}}}", _NAME)]),
-        lines(
-            errors,
-            [
-                Query(f"model_version:gateway_requests_{code}:ratio_rate5m{{{_VERSION}}}", f"{_NAME} {code}")
-                for code in ("5xx", "4xx")
-            ],
-            limit=Query(allowed, f"{_NAME} 5xx allowed"),
-        ),
-        lines(
-            refused,
-            [
-                Query(f"model_reason:gateway_shed:rate5m{{{_MODEL}}}", "{{model}} refused: {{reason}}"),
-                Query(f"model:gateway_upstream_retries:rate5m{{{_MODEL}}}", "{{model}} retried"),
-            ],
-        ),
-    ]
-
-
-def _latency() -> Panels:
-    quantiles = Look(
-        title="Latency p50, p95, p99",
-        unit="s",
-        help="Whole time in the gateway, by model and version. Dashed: the contract's threshold. p99 up alone: a queue "
-        "or a few large requests. All up: see the stages. A flat top is the last bucket's bound: it means *at least*.",
-    )
-    stages = Look(
-        title="Where the time goes",
-        unit="s",
-        help="Mean seconds a request spends in each stage, over the chosen models. `queue`: batches wait for one "
-        "another, add Triton instances or replicas. `upstream`: see the row Triton. `preprocess`: gateways lack CPU.",
-    )
-    total, count = (f"sum by (stage) ({_STAGE}_{part}:rate5m{{{_MODEL}}})" for part in ("sum", "count"))
-    return [
-        lines(
-            quantiles,
-            [Query(f"{_QUANTILE}{{{_VERSION}}}", f"{_NAME} q{{{{quantile}}}}")],
-            limit=Query(_LATENCY_LIMIT, f"{_NAME} objective"),
-        ),
-        lines(stages, [Query(f"{total} / ({count} > 0)", "{{stage}}")], stacked=True),
-    ]
-
-
-def _load() -> Panels:
-    inflight = Look(
-        title="Requests in flight",
-        unit="short",
-        help="Requests inside the gateways now. Rising while *Requests* is level: answers have become slower. Level at "
-        "a ceiling with refusals: the limit is reached, add replicas.",
-    )
-    batch = Look(
-        title="Mean batch size",
-        unit="short",
-        help="Rows per call to Triton, and per execution in Triton. Near 1 under load: coalescing doesn't work, look "
-        "for clients whose tensors differ in shape. At the contract's maximum: Triton is saturated.",
-    )
-    return [
-        lines(inflight, [Query(f"sum by (model) (gateway_inflight_requests{{{_MODEL}}})", "{{model}}")]),
-        lines(
-            batch,
-            [
-                Query(f"model:gateway_batch_size:mean_rate5m{{{_MODEL}}}", "{{model}} gateway"),
-                Query(f"model_version:nv_inference_batch_size:mean_rate5m{{{_VERSION}}}", f"{_NAME} Triton"),
-            ],
-        ),
-    ]
-
-
-def _triton() -> Panels:
-    time = Look(
-        title="Triton: queue and compute",
-        unit="s",
-        width=8,
-        help="Mean seconds a request waits in Triton, and computes there. Queue up, compute level: too few instances "
-        "or GPUs. Compute up: larger batches, a throttled or shared GPU, or a slower version.",
-    )
-    pending = Look(
-        title="Triton: pending requests",
-        unit="short",
-        width=8,
-        help="Requests that wait in Triton's queue now. Growing without end: Triton is slower than its traffic, and "
-        "will refuse soon. Zero with requests in flight: the gateway holds them, not Triton.",
-    )
-    failures = Look(
-        title="Triton: failed requests",
-        unit="reqps",
-        width=8,
-        help="Requests a second that Triton failed. Any above 0: read Triton's log for that model; right after a "
-        "release, route back to the version before.",
-    )
-    mean = "model_version:nv_inference_{}_duration_seconds:mean_rate5m{{" + _VERSION + "}}"
-    return [
-        lines(
-            time,
-            [
-                Query(mean.format("queue"), f"{_NAME} queue"),
-                Query(mean.format("compute_infer"), f"{_NAME} compute"),
-            ],
-        ),
-        lines(pending, [Query(f"sum by ({_BY}) (nv_inference_pending_request_count{{{_VERSION}}})", _NAME)]),
-        lines(failures, [Query(f"model_version:nv_inference_request_failure:rate5m{{{_VERSION}}}", _NAME)]),
-    ]
-
-
-def _drift() -> Panels:
-    since = Look(
-        title="Unbiased PSI by feature",
-        unit="short",
-        width=8,
-        help="How far each feature is from the reference; around 0 without drift, and below it by chance. One feature: "
-        "ask what changed upstream of it. Many at once: new clients, or a new time of day. No line: under 200 samples.",
-    )
-    now = Look(
-        title="Features now",
-        unit="short",
-        width=8,
-        help="The largest change first. Orange from 0.1, red from 0.25: an effect's size by convention, not proof of "
-        "one. With few samples PSI is large by chance: trust the unbiased one. `prediction` is the predicted class.",
-    )
-    classes = Look(
-        title="Predicted classes now and in the reference",
+    latency = Look(
+        title="p99 as a share of the threshold",
         unit="percentunit",
         width=8,
-        help="Share of each predicted class in the last hour, beside its share in the reference. A class takes over or "
-        "dies out: look at its inputs. `missing` is an output that was NaN: roll back. `other` pools rare classes.",
+        height=6,
+        help="1 is the contract's latency threshold. One model above it: the board Model shows the stage. All at once: "
+        "Triton, its GPU or the gateways' CPU is what they share.",
+        runbooks=("LatencyBudgetBurn",),
     )
-    psi, unbiased = (f"{_FEATURE_BIN}:{name}_increase1h{{{_VERSION}}}" for name in ("psi", "psi_unbiased"))
-    current = f"{_PREDICTIONS} / on ({_BY}) group_left () (sum by ({_BY}) ({_PREDICTIONS}) > 0)"
-    reference = f'inference_feature_reference_ratio{{feature="prediction", {_VERSION}}}'
+    burning = Look(
+        title="Error budget burn over 1 h",
+        unit="short",
+        width=8,
+        height=6,
+        help="How many times too fast the worse of the two objectives spends its budget. Above 14.4 somebody is paged: "
+        "stop releases, and mend what the panels above show. Above 1 for days: the budget won't last 30 days.",
+        runbooks=("AvailabilityBudgetBurn", "LatencyBudgetBurn"),
+    )
+    spent = Look(
+        title="Error budget spent in 30 days",
+        unit="percentunit",
+        width=8,
+        height=6,
+        help="Share of what may go wrong in 30 days that has gone wrong. From 1 the objective is missed: release "
+        "nothing but repairs. Evaluated every 5 minutes; it falls only as bad days pass out of the window.",
+    )
+    drift = Look(
+        title="Drift, the surest feature",
+        unit="short",
+        width=8,
+        height=6,
+        help="The largest z of any feature in any window, a point for each model. Above the dashed line it is no "
+        "chance: open the board Drift for which feature, since when and how far. Nothing below 200 samples.",
+        runbooks=("FeatureDrift", "PredictionDrift"),
+    )
+    name = "{{model}}"
     return [
-        lines(since, [Query(unbiased, f"{_NAME} {{{{feature}}}}")]),
-        grid(
-            now,
-            [
-                Query(f"sum by ({_BY}, feature) ({unbiased})", "Unbiased PSI"),
-                Query(f"sum by ({_BY}, feature) ({psi})", "PSI"),
-                Query(f"round(sum by ({_BY}, feature) ({_FEATURE_BIN}:increase1h{{{_VERSION}}}))", "Samples"),
-            ],
-            sort_by="Unbiased PSI",
-            colors={"Unbiased PSI": (0.1, 0.25)},
-        ),
-        bars(
-            classes,
-            [Query(_by_class(current, "label"), "now"), Query(_by_class(reference, "bin"), "reference")],
-            category="class",
-        ),
+        lines(requests, [Query(f"sum by (model) ({REQUESTS}{{{_MODEL}}})", name)]),
+        lines(errors, [Query(_FAILED, name)]),
+        lines(latency, [Query(_OF_LIMIT, name)], limit=Query("vector(1)", "threshold")),
+        lines(burning, [Query(_BURN, name)], limit=Query("vector(14.4)", "pages")),
+        lines(spent, [Query(_SPENT, name)], limit=Query("vector(1)", "all of it")),
+        lines(drift, [Query(_drift("z"), name)], limit=Query(f"vector({ALARM_Z})", "alarm")),
     ]
-
-
-def _by_class(expr: str, label: str) -> str:
-    """One label that names model, version and predicted label, for both sides to be joined on."""
-    return f'max by (class) (label_join({expr}, "class", " ", "model", "version", "{label}"))'

@@ -1,7 +1,5 @@
 """Prometheus: its configuration, and how a local one is started.
 
-Limits on what a target may send are there because one bad label can take a Prometheus down. A scrape over a limit
-fails as a whole, and a failed scrape shows at once as `up == 0`.
 Source: https://prometheus.io/docs/prometheus/2.42/configuration/configuration/
 """
 
@@ -13,10 +11,13 @@ from typing import Any, Literal
 
 import yaml
 
-from monitoring.drift import INTERVAL_S
 from monitoring.error import BinaryNotFound
-from monitoring.rule import HEADER
-from monitoring.rulebook import RULES_FILE, rules_text
+from monitoring.file import write_texts
+from monitoring.limit import MAX_SAMPLES
+from monitoring.rule import HEADER, RUNBOOKS, SLOW_INTERVAL_S
+from monitoring.rulebook import ALERTS_FILE, RULES_FILE, alerts_text, rules_text
+
+Binary = Literal["prometheus", "promtool", "prometheus-alertmanager", "amtool"]
 
 CONFIG_FILE = "prometheus.yml"
 SCRAPE_INTERVAL_S = 15
@@ -24,8 +25,6 @@ GATEWAYS = ("127.0.0.1:8082",)
 TRITONS = ("127.0.0.1:8002",)
 
 _MAX_SCRAPE_TIMEOUT_S = 10
-# A version with 30 features has about 2,000 series, most of them bins and latency buckets: room for 25 versions.
-_MAX_SAMPLES = {"gateway": 50_000, "triton": 20_000}
 _LIMITS = {
     "body_size_limit": "32MB",
     "label_limit": 32,
@@ -37,10 +36,13 @@ _LIMITS = {
 def configuration(
     gateways: Sequence[str] = GATEWAYS,
     tritons: Sequence[str] = TRITONS,
-    rule_files: Sequence[str] = (RULES_FILE,),
+    rule_files: Sequence[str] = (RULES_FILE, ALERTS_FILE),
     scrape_interval_s: int = SCRAPE_INTERVAL_S,
+    alertmanagers: Sequence[str] = (),
 ) -> str:
     """Text of `prometheus.yml` that scrapes `host:port` targets as the jobs `gateway` and `triton`.
+
+    Alerts are sent to every `host:port` of `alertmanagers`; without one they only show in Prometheus.
 
     `rule_files` are absolute, or relative to the folder of the configuration. Rules are evaluated as often as targets
     are scraped. Raises ValueError for an interval under a second or a target that isn't `host:port`.
@@ -54,6 +56,7 @@ def configuration(
             "evaluation_interval": f"{scrape_interval_s}s",
         },
         "rule_files": list(rule_files),
+        **({"alerting": {"alertmanagers": [_targets(alertmanagers)]}} if alertmanagers else {}),
         "scrape_configs": [_job("gateway", gateways), _job("triton", tritons)],
     }
     return HEADER + yaml.safe_dump(document, sort_keys=False, width=1000)
@@ -65,18 +68,21 @@ def write_configuration(
     gateways: Sequence[str] = GATEWAYS,
     tritons: Sequence[str] = TRITONS,
     scrape_interval_s: int = SCRAPE_INTERVAL_S,
-    drift_interval_s: int = INTERVAL_S,
+    slow_interval_s: int = SLOW_INTERVAL_S,
+    alertmanagers: Sequence[str] = (),
+    runbooks: str = RUNBOOKS,
 ) -> Path:
-    """Write `prometheus.yml` and its rules into a folder, which is made if need be; returns the configuration's path.
+    """Write `prometheus.yml`, its rules and alerts into a folder, made if need be; returns the configuration's path.
 
     Raises ValueError as `configuration` does.
     """
-    config, rules = folder / CONFIG_FILE, folder / RULES_FILE
-    text = configuration(gateways, tritons, (RULES_FILE,), scrape_interval_s)
-    rules.parent.mkdir(parents=True, exist_ok=True)
-    rules.write_text(rules_text(drift_interval_s=drift_interval_s), encoding="utf-8")
-    config.write_text(text, encoding="utf-8")
-    return config
+    texts = {
+        CONFIG_FILE: configuration(gateways, tritons, scrape_interval_s=scrape_interval_s, alertmanagers=alertmanagers),
+        RULES_FILE: rules_text(slow_interval_s=slow_interval_s),
+        ALERTS_FILE: alerts_text(slow_interval_s=slow_interval_s, runbooks=runbooks),
+    }
+    write_texts(folder, texts)
+    return folder / CONFIG_FILE
 
 
 def command(
@@ -85,17 +91,17 @@ def command(
     data_dir: Path,
     listen_address: str = "127.0.0.1:9090",
     *,
-    retention_days: int = 15,
+    retention_days: int = 35,
     retention_size_mb: int = 2048,
 ) -> list[str]:
     """Command line of a local Prometheus whose data stay below an age (days) and a size (MiB), whichever comes first.
 
+    An error budget looks back over 30 days, so the age is above that.
+
     Prometheus asks nobody who they are: so it listens on the loopback interface only, and can be neither reloaded nor
     stopped nor emptied over HTTP. It is ready when `/-/ready` answers 200. Raises ValueError for another interface.
     """
-    host = _split_target(listen_address)[0]
-    if not _is_loopback(host):
-        raise ValueError(f"a local Prometheus has no authentication: expected a loopback address, got {host!r}")
+    require_loopback("Prometheus", listen_address)
     return [
         str(binary),
         f"--config.file={config}",
@@ -107,28 +113,39 @@ def command(
     ]
 
 
-def find_binary(name: Literal["prometheus", "promtool"]) -> Path:
+def require_loopback(program: str, listen_address: str) -> None:
+    """Raise ValueError unless `host:port` is on the loopback interface, for what asks nobody who they are."""
+    host = _split_target(listen_address)[0]
+    if not _is_loopback(host):
+        raise ValueError(f"a local {program} has no authentication: expected a loopback address, got {host!r}")
+
+
+def find_binary(name: Binary) -> Path:
     """Absolute path of a program on PATH; raises BinaryNotFound."""
     found = shutil.which(name)
     if found is None:
+        package = "prometheus" if name in ("prometheus", "promtool") else "prometheus-alertmanager"
         raise BinaryNotFound(
-            f"{name} is not on PATH: run `make setup` in the repository, "
-            "or `apt-get install prometheus`, which brings both prometheus and promtool"
+            f"{name} is not on PATH: run `make setup` in the repository, or `apt-get install {package}`, which has it"
         )
     return Path(found).absolute()
 
 
 def _job(name: str, targets: Sequence[str]) -> dict[str, Any]:
-    for target in targets:
-        _split_target(target)
     return {
         "job_name": name,
         "honor_labels": False,  # a target doesn't get to say which job or instance it is
         "honor_timestamps": False,  # nor when: its clock may be wrong
-        "sample_limit": _MAX_SAMPLES[name],
+        "sample_limit": MAX_SAMPLES[name],
         **_LIMITS,
-        "static_configs": [{"targets": list(targets)}],
+        **_targets(targets),
     }
+
+
+def _targets(targets: Sequence[str]) -> dict[str, Any]:
+    for target in targets:
+        _split_target(target)
+    return {"static_configs": [{"targets": list(targets)}]}
 
 
 def _split_target(target: str) -> tuple[str, int]:

@@ -12,19 +12,19 @@ from monitoring.rule import Group, Rule
 WINDOW = "5m"  # twenty scrapes at 15 s: a missed one does no harm, and a rise shows within a minute or two
 QUANTILES = ("0.5", "0.95", "0.99")
 
-_REQUESTS = f"model_version:gateway_requests:rate{WINDOW}"
-_BUCKETS = f"model_version_le:gateway_request_duration_seconds_bucket:rate{WINDOW}"
+REQUESTS = f"model_version:gateway_requests:rate{WINDOW}"
+BUCKETS = f"model_version_le:gateway_request_duration_seconds_bucket:rate{WINDOW}"
 
 
-def gateway_group() -> Group:
+def gateway_group() -> Group[Rule]:
     """Rates, error ratios, latency quantiles, stage times and batch sizes, from the gateways' counters."""
     return Group(
         name="gateway",
         rules=(
-            Rule(record=_REQUESTS, expr=_rate("gateway_requests_total", "model, version")),
+            Rule(record=REQUESTS, expr=_rate("gateway_requests_total", "model, version")),
             _error_ratio("5xx", "5.."),
             _error_ratio("4xx", "4.."),
-            Rule(record=_BUCKETS, expr=_rate("gateway_request_duration_seconds_bucket", "model, version, le")),
+            Rule(record=BUCKETS, expr=_rate("gateway_request_duration_seconds_bucket", "model, version, le")),
             *(_quantile(quantile) for quantile in QUANTILES),
             *_stages(),
             Rule(
@@ -36,11 +36,12 @@ def gateway_group() -> Group:
                 record=f"model:gateway_upstream_retries:rate{WINDOW}",
                 expr=_rate("gateway_upstream_retries_total", "model"),
             ),
+            _accounted(),
         ),
     )
 
 
-def triton_group() -> Group:
+def triton_group() -> Group[Rule]:
     """Triton's own account of a request's life, and of how well it fills its batches.
 
     Triton adds up queue and compute time request by request, so the mean is over requests, not over the rows in them.
@@ -50,14 +51,26 @@ def triton_group() -> Group:
     return Group(
         name="triton",
         rules=(
-            *(_triton_mean(stage, by) for stage in ("queue", "compute_infer")),
+            *(_triton_mean(stage, by) for stage in ("queue", "compute_input", "compute_infer", "compute_output")),
             Rule(
                 record=f"model_version:nv_inference_batch_size:mean_rate{WINDOW}",
                 expr=_mean("nv_inference_count", "nv_inference_exec_count", by),
             ),
             Rule(
+                record=f"model_version:nv_inference_request_success:rate{WINDOW}",
+                expr=_rate("nv_inference_request_success", by),
+            ),
+            Rule(
                 record=f"model_version:nv_inference_request_failure:rate{WINDOW}",
                 expr=_rate("nv_inference_request_failure", by),
+            ),
+            Rule(
+                record=f"model_version_reason:nv_inference_request_failure:rate{WINDOW}",
+                expr=_rate("nv_inference_request_failure", f"{by}, reason"),
+            ),
+            Rule(
+                record="model_version:nv_inference_pending_request_count:sum",
+                expr=f"sum by ({by}) (nv_inference_pending_request_count)",
             ),
         ),
     )
@@ -67,7 +80,7 @@ def _error_ratio(name: str, code: str) -> Rule:
     failed = f'sum by (model, version) (rate(gateway_requests_total{{code=~"{code}"}}[{WINDOW}]))'
     return Rule(
         record=f"model_version:gateway_requests_{name}:ratio_rate{WINDOW}",
-        expr=f"{failed}\n/ ({_REQUESTS} > 0)\nor {_REQUESTS} * 0",
+        expr=f"{failed}\n/ ({REQUESTS} > 0)\nor {REQUESTS} * 0",
     )
 
 
@@ -79,7 +92,7 @@ def _quantile(quantile: str) -> Rule:
     """
     return Rule(
         record=f"model_version_quantile:gateway_request_duration_seconds:histogram_quantile_rate{WINDOW}",
-        expr=f"histogram_quantile({quantile}, {_BUCKETS}) >= 0",
+        expr=f"histogram_quantile({quantile}, {BUCKETS}) >= 0",
         labels={"quantile": quantile},
     )
 
@@ -92,6 +105,19 @@ def _stages() -> tuple[Rule, ...]:
         Rule(record=total, expr=_rate(f"{metric}_sum", by)),
         Rule(record=count, expr=_rate(f"{metric}_count", by)),
         Rule(record=f"model_stage:{metric}:mean_rate{WINDOW}", expr=f"{total} / ({count} > 0)"),
+    )
+
+
+def _accounted() -> Rule:
+    """Seconds in all stages over the seconds that requests took: 1 when the stages add up.
+
+    A failed request has a duration and not every stage, so the share falls as far as requests fail.
+    """
+    took = f"sum by (model) (rate(gateway_request_duration_seconds_sum[{WINDOW}]))"
+    total = f"model_stage:gateway_stage_duration_seconds_sum:rate{WINDOW}"
+    return Rule(
+        record=f"model:gateway_stage_duration_seconds:accounted_ratio_rate{WINDOW}",
+        expr=f"sum by (model) ({total})\n/ ({took} > 0)",
     )
 
 

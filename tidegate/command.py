@@ -14,9 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tidegate import dashboards
 from tidegate.compiling import compile_version, passport
 from tidegate.experiment import report, runs, size, sweep
 from tidegate.importing import import_model
+from tidegate.rules import rules
 from tidegate.terminal import (
     REPOSITORY,
     RUNS,
@@ -48,6 +50,12 @@ app = typer.Typer(
 )
 models_app = typer.Typer(pretty_exceptions_enable=False)
 app.add_typer(models_app, name="models")
+dashboards_app = typer.Typer(
+    help="The Grafana boards: push them, or write them as files.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(dashboards_app, name="dashboards")
+dashboards_app.command("push")(in_one_sentence(dashboards.push))
+dashboards_app.command("write")(in_one_sentence(dashboards.write))
 models_app.command("compare")(in_one_sentence(compare))
 models_app.command("rollback")(in_one_sentence(rollback))
 app.command("import")(in_one_sentence(import_model))
@@ -57,6 +65,7 @@ app.command("size")(in_one_sentence(size))
 app.command("sweep")(in_one_sentence(sweep))
 app.command("report")(in_one_sentence(report))
 app.command("runs")(in_one_sentence(runs))
+app.command("rules")(in_one_sentence(rules))
 
 BetterOption = Annotated[
     bool, typer.Option("--require-better", help="Publish only what is shown to be better than the served version.")

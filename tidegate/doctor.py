@@ -83,7 +83,7 @@ def _programs() -> Iterator[Check]:
     yield Check(
         "Grafana",
         grafana,
-        "import monitoring/dashboards/overview.json" if grafana else "the dashboard is a file until one is there",
+        "`tidegate dashboards push` sends it the boards" if grafana else "the boards are files until one is there",
     )
     kubectl = _version_of("kubectl", "version", "--client")
     yield Check("kubectl", kubectl, "manifests can be applied" if kubectl else "needed only for a cluster")

@@ -240,7 +240,7 @@ def addresses(stack: Stack) -> Table:
         ("gRPC", f"127.0.0.1:{ports.grpc}   (Open Inference Protocol: any tritonclient)"),
         ("metrics", f"http://127.0.0.1:{ports.metrics}/metrics   (Triton's: port {ports.triton_metrics})"),
         ("Prometheus", f"{stack.prometheus_url}/graph"),
-        ("dashboard", "monitoring/dashboards/overview.json, to import into a Grafana"),
+        ("boards", "monitoring/dashboards/; `tidegate dashboards push` sends them to a Grafana"),
         ("logs", f"{stack.state / 'log'}/ and {stack.state / 'triton'}/"),
     ):
         table.add_row(f"[bold]{what}[/]", where)

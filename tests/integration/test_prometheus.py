@@ -1,4 +1,4 @@
-"""The real Prometheus scrapes a real exporter of our metrics' names, and answers every query of the dashboard."""
+"""The real Prometheus scrapes a real exporter of our metrics' names, and answers every query of every board."""
 
 import math
 import socket
@@ -14,18 +14,21 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
 from prometheus_client.registry import Collector
 
-from monitoring.dashboard import queries_of
-from monitoring.inventory import used_metrics
-from monitoring.overview import overview
+from monitoring.boardbook import board_texts
+from monitoring.inventory import optional_metrics, used_metrics
 from monitoring.prometheus import command, find_binary, write_configuration
+from monitoring.question import bound, queries_of, selectors_of
 from monitoring.rulebook import rule_groups
 
 pytestmark = pytest.mark.integration
 
 DEADLINE_S = 60
-QUERIES = list(queries_of(overview()))
-MODELS = {"digits": 5, "idle": 0}  # requests between two scrapes
-BINS = {"00": 0.25, "01": 0.5, "02": 0.25}
+BOARDS = {name.removesuffix(".json"): text for name, text in board_texts().items()}
+QUERIES = [(f"{name}: {where}", expr) for name, text in BOARDS.items() for where, expr in queries_of(text)]
+CHOSEN = {"model": "digits", "version": "1", "feature": "brightness", "route": "digits"}
+MODELS = {("digits", "1"): 100, ("digits", "2"): 200, ("idle", "1"): 0}  # requests between two scrapes
+BINS = {("00", "1"): 0.25, ("07", ""): 0.5, ("19", "1"): 0.25, ("missing", ""): 0.0}
+DRIFTED = {"00": 0.5, "07": 0.3, "19": 0.1, "missing": 0.1}  # brightness, so that a drift alert has a time of onset
 LABELS = {"seven": 0.6, "nine": 0.4, "other": 0.0, "missing": 0.0}
 
 
@@ -43,40 +46,64 @@ class Gateway(Collector):
         self.shed = Counter("gateway_shed_total", "n", ("model", "reason"), registry=registry)
         self.attempts = Counter("gateway_upstream_attempts_total", "n", ("model",), registry=registry)
         self.retries = Counter("gateway_upstream_retries_total", "n", ("model",), registry=registry)
-        self.upstream = Gauge("gateway_upstream_up", "1 when Triton answers", registry=registry)
-        Gauge("gateway_contract_errors", "versions whose contract can't be read", registry=registry)
         self.bins = Counter("inference_feature_bin_total", "n", (*by, "feature", "bin", "tail"), registry=registry)
         self.predictions = Counter("inference_prediction_total", "n", (*by, "label"), registry=registry)
+        self.matrix = Counter("inference_feedback_total", "n", (*by, "predicted", "actual"), registry=registry)
+        self.feedback = Counter("inference_feedback_confidence_total", "n", (*by, "bin", "correct"), registry=registry)
+        self.route = Counter("gateway_route_total", "n", ("route", "target", "kind"), registry=registry)
+        self.shadow = Counter("gateway_shadow_requests_total", "n", ("route", "target", "result"), registry=registry)
+        self.top1 = Counter("gateway_shadow_top1_total", "n", ("route", "target", "result"), registry=registry)
+        self.uncounted = Counter("gateway_observation_errors_total", "n", ("model",), registry=registry)
+        Counter("gateway_upstream_retry_budget_exhausted_total", "n", registry=registry)
+        Gauge("gateway_contract_errors", "versions whose contract can't be read", registry=registry)
+        Gauge("gateway_upstream_up", "1 when Triton answers", registry=registry).set(1)
+        Gauge("gateway_route_config_in_force", "1 when it is", registry=registry).set(1)
+        Gauge("gateway_upstream_breaker_state", "n", ("endpoint",), registry=registry).labels("t:8001").set(0)
+        Gauge("gateway_upstream_pending", "n", ("endpoint",), registry=registry).labels("t:8001").set(2)
+        Counter("gateway_upstream_ejections_total", "n", ("endpoint",), registry=registry).labels("t:8001")
+        Counter("gateway_upstream_failovers_total", "n", registry=registry)
+        self.edits = Counter("gateway_route_reloads_total", "n", ("result",), registry=registry)
+        pair = ("route", "target")
+        self.shadow_took = Histogram("gateway_shadow_duration_seconds", "s", pair, registry=registry)
+        self.shadow_error = Histogram("gateway_shadow_max_error", "n", pair, registry=registry)
         info = Gauge("model_info", "1", (*by, "task"), registry=registry)
         ratio = Gauge("inference_feature_reference_ratio", "q", (*by, "feature", "bin", "tail"), registry=registry)
         samples = Gauge("inference_feature_reference_samples", "M", (*by, "feature"), registry=registry)
-        objectives = {
+        right = Gauge("inference_confidence_accuracy_ratio", "right", (*by, "bin"), registry=registry)
+        facts = {
             "model_slo_latency_threshold_seconds": 0.1,
             "model_slo_latency_objective_ratio": 0.99,
             "model_slo_availability_objective_ratio": 0.999,
+            "model_evaluation_accuracy_ratio": 0.95,
+            "model_evaluation_samples": 1_000,
+            "model_created_timestamp_seconds": time.time(),
         }
-        slo = {Gauge(name, "objective", by, registry=registry): value for name, value in objectives.items()}
-        self.upstream.set(1)
-        for model in MODELS:
-            info.labels(model, "1", "classification").set(1)
-            for gauge, value in slo.items():
-                gauge.labels(model, "1").set(value)
-            for feature, shares in (("brightness", BINS), ("prediction", LABELS)):
-                samples.labels(model, "1", feature).set(1_000)
-                for name, share in shares.items():
-                    ratio.labels(model, "1", feature, name, "").set(share)
-            self.count(model, 0)
+        gauges = {Gauge(name, "of the contract", by, registry=registry): value for name, value in facts.items()}
+        for version in MODELS:
+            info.labels(*version, "classification").set(1)
+            for gauge, value in gauges.items():
+                gauge.labels(*version).set(value)
+            for feature in ("brightness", "confidence", "prediction"):
+                samples.labels(*version, feature).set(1_000)
+            for (name, tail), share in BINS.items():
+                for feature in ("brightness", "confidence"):
+                    ratio.labels(*version, feature, name, tail).set(share)
+                right.labels(*version, name).set(share)
+            for name, share in LABELS.items():
+                ratio.labels(*version, "prediction", name, "").set(share)
+            self.count(*version, 0)
 
     def collect(self) -> Iterable[Metric]:
-        for model, num_requests in MODELS.items():
-            self.count(model, num_requests)
+        for version, num_requests in MODELS.items():
+            self.count(*version, num_requests)
         return []
 
-    def count(self, model: str, num_requests: int) -> None:
+    def count(self, model: str, version: str, num_requests: int) -> None:
         """Touch every label set, and count some requests of 40 rows."""
+        by = (model, version)
         for code, share in (("200", 0.6), ("400", 0.2), ("500", 0.2)):
-            self.requests.labels(model, "1", "predict", code).inc(share * num_requests)
-        duration, batch = self.duration.labels(model, "1", "predict"), self.batch.labels(model)
+            self.requests.labels(*by, "predict", code).inc(share * num_requests)
+        duration, batch = self.duration.labels(*by, "predict"), self.batch.labels(model)
         stages = [self.stage.labels(model, s) for s in ("admit", "preprocess", "queue", "upstream", "postprocess")]
         for _ in range(num_requests):
             duration.observe(0.04)
@@ -86,12 +113,26 @@ class Gateway(Collector):
         self.inflight.labels(model).set(2)
         self.attempts.labels(model).inc(num_requests)
         self.retries.labels(model).inc(num_requests)
+        self.uncounted.labels(model).inc(0)
+        self.route.labels(model, f"{model}/{version}", "latest").inc(num_requests)
         for reason in ("capacity", "deadline"):
             self.shed.labels(model, reason).inc(num_requests)
-        for name in BINS:
-            self.bins.labels(model, "1", "brightness", name, "").inc(40 * num_requests / len(BINS))
+        num_rows = 40 * num_requests
+        for (name, tail), share in BINS.items():
+            self.bins.labels(*by, "confidence", name, tail).inc(num_rows * share)
+            self.bins.labels(*by, "brightness", name, tail).inc(num_rows * DRIFTED[name])
         for label, share in LABELS.items():
-            self.predictions.labels(model, "1", label).inc(40 * num_requests * share)
+            self.predictions.labels(*by, label).inc(num_rows * share)
+            self.matrix.labels(*by, label, "seven").inc(num_rows * share)
+        for correct, share in (("true", 0.9), ("false", 0.1)):
+            self.feedback.labels(*by, "0.9", correct).inc(num_rows * share)
+        self.edits.labels("applied").inc(num_requests)
+        self.shadow_took.labels(model, f"{model}/{version}").observe(0.01)
+        self.shadow_error.labels(model, f"{model}/{version}").observe(0.001)
+        for result in ("agreed", "disagreed"):
+            self.shadow.labels(model, f"{model}/{version}", result).inc(num_rows)
+        for result in ("same", "different"):
+            self.top1.labels(model, f"{model}/{version}", result).inc(num_rows)
 
 
 class Triton(Collector):
@@ -99,22 +140,28 @@ class Triton(Collector):
 
     NAMES = (
         "nv_inference_request_success",
-        "nv_inference_request_failure",
         "nv_inference_count",
         "nv_inference_exec_count",
         "nv_inference_queue_duration_us",
+        "nv_inference_compute_input_duration_us",
         "nv_inference_compute_infer_duration_us",
+        "nv_inference_compute_output_duration_us",
         "nv_inference_pending_request_count",
     )
 
     def __init__(self, registry: CollectorRegistry) -> None:
         registry.register(self)
-        self.gauges = [Gauge(name, "n", ("model", "version"), registry=registry) for name in self.NAMES]
+        by = ("model", "version")
+        self.gauges = [Gauge(name, "n", by, registry=registry) for name in self.NAMES]
+        self.failure = Gauge("nv_inference_request_failure", "n", (*by, "reason"), registry=registry)
+        for name in (name for name in optional_metrics() if name.startswith("DCGM_")):
+            Gauge(name, "of a GPU", ("Hostname", "gpu"), registry=registry).labels("node", "0").set(50)
 
     def collect(self) -> Iterable[Metric]:
-        for gauge in self.gauges:
-            for model, num_requests in MODELS.items():
-                gauge.labels(model, "1").inc(num_requests)
+        for version, num_requests in MODELS.items():
+            for gauge in self.gauges:
+                gauge.labels(*version).inc(num_requests)
+            self.failure.labels(*version, "BACKEND").inc(num_requests)
         return []
 
 
@@ -141,7 +188,7 @@ class Client:
             return False
 
     def rules(self) -> list[dict[str, Any]]:
-        return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
+        return [rule for group in self.get("rules", type="record")["groups"] for rule in group["rules"]]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +200,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             gateways=[f"127.0.0.1:{gateway}"],
             tritons=[f"127.0.0.1:{triton}"],
             scrape_interval_s=1,
-            drift_interval_s=1,
+            slow_interval_s=1,
         )
         port = free_port()
         line = command(find_binary("prometheus"), config, folder / "data", f"127.0.0.1:{port}")
@@ -164,7 +211,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
                 wait_until(lambda: has_data(client), "targets are up and all rules have data")
             except TimeoutError as exc:
                 log.seek(0)
-                raise AssertionError(f"{exc}: {log.read()[-2000:]}") from exc
+                raise AssertionError(f"{exc}: {silent(client)}: {log.read()[-2000:]}") from exc
             yield client
 
 
@@ -196,9 +243,14 @@ def running(line: list[str], log: Any) -> Iterator[None]:
 
 
 def has_data(client: Client) -> bool:
-    """Both targets are up and every rule has recorded; drift comes last, since it waits for enough samples."""
-    rules = {rule["name"] for rule in client.rules()}
-    return len(client.query("up == 1")) == 2 and all(client.query(name) for name in rules)
+    """Both targets are up, every rule has recorded, and drift has been seen; it waits for enough samples."""
+    drifted = 'ALERTS{alertname="FeatureDrift"} and on () ALERTS{alertname="Watchdog"}'
+    return len(client.query("up == 1")) == 2 and not silent(client) and bool(client.query(drifted))
+
+
+def silent(client: Client) -> list[str]:
+    """Rules that have recorded nothing yet."""
+    return [name for name in {rule["name"] for rule in client.rules()} if not client.query(name)]
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
@@ -230,19 +282,30 @@ def test_every_rule_runs_and_records_something(prometheus: Client) -> None:
     assert [rule["name"] for rule in rules if not prometheus.query(rule["name"])] == []
 
 
-@pytest.mark.parametrize(
-    ("title", "expr"), QUERIES, ids=[f"{number}-{title}" for number, (title, _) in enumerate(QUERIES)]
-)
-def test_every_query_of_the_dashboard_gives_numbers(prometheus: Client, title: str, expr: str) -> None:
-    result = prometheus.query(expr.replace("$model", ".*").replace("$version", ".*"))
+@pytest.mark.parametrize(("where", "expr"), QUERIES, ids=[f"{i}-{where}" for i, (where, _) in enumerate(QUERIES)])
+def test_every_query_of_every_board_gives_numbers(prometheus: Client, where: str, expr: str) -> None:
+    result = prometheus.query(bound(expr, **CHOSEN))
 
-    assert result, f"{title}: no data for {expr}"
+    assert result, f"{where}: no data for {expr}"
     assert all(math.isfinite(float(sample["value"][1])) for sample in result)
+
+
+def test_every_query_of_every_board_gives_numbers_for_all_models(prometheus: Client) -> None:
+    for where, expr in QUERIES:
+        if '=~"$' in expr:
+            assert prometheus.query(bound(expr, **CHOSEN | {"model": ".*", "version": ".*", "route": ".*"})), where
+
+
+def test_every_variable_has_values(prometheus: Client) -> None:
+    for text in BOARDS.values():
+        for name, selector in selectors_of(text):
+            values = prometheus.get(f"label/{name}/values", **{"match[]": bound(selector, **CHOSEN)})
+            assert CHOSEN[name] in values, f"{name} of {selector}"
 
 
 def test_variables_list_the_models(prometheus: Client) -> None:
     assert prometheus.get("label/model/values", **{"match[]": "model_info"}) == ["digits", "idle"]
-    assert prometheus.get("label/version/values", **{"match[]": 'model_info{model=~"digits"}'}) == ["1"]
+    assert prometheus.get("label/version/values", **{"match[]": 'model_info{model=~"digits"}'}) == ["1", "2"]
 
 
 def test_every_used_metric_is_scraped(prometheus: Client) -> None:
@@ -251,7 +314,7 @@ def test_every_used_metric_is_scraped(prometheus: Client) -> None:
 
 def test_a_model_without_traffic_has_ratio_zero_and_no_latency(prometheus: Client) -> None:
     (idle,) = prometheus.query('model_version:gateway_requests_5xx:ratio_rate5m{model="idle"}')
-    (busy,) = prometheus.query('model_version:gateway_requests_5xx:ratio_rate5m{model="digits"}')
+    (busy,) = prometheus.query('model_version:gateway_requests_5xx:ratio_rate5m{model="digits", version="1"}')
 
     assert float(idle["value"][1]) == 0
     assert float(busy["value"][1]) == pytest.approx(0.2)
@@ -260,7 +323,7 @@ def test_a_model_without_traffic_has_ratio_zero_and_no_latency(prometheus: Clien
 
 
 def test_predicted_classes_match_the_reference(prometheus: Client) -> None:
-    psi = 'model_version_feature:inference_feature_bin:psi_increase1h{feature="prediction"}'
+    psi = 'model_version_feature:inference_feature_bin:psi_increase1h{feature="prediction", version="1"}'
     (prediction,) = prometheus.query(psi)
 
     assert float(prediction["value"][1]) == pytest.approx(0, abs=1e-3)

@@ -16,7 +16,11 @@ import pytest
 import tritonclient.grpc as triton
 from PIL import Image
 
-from monitoring.inventory import used_metrics
+from monitoring.boardbook import board_texts
+from monitoring.inventory import optional_metrics, used_metrics
+from monitoring.promql import metric_names
+from monitoring.question import bound, queries_of
+from monitoring.rulebook import rule_groups
 from tidegate.stack import Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -85,6 +89,33 @@ def test_every_metric_that_rules_and_panels_use_is_exported(
         wait_until("every used metric is in Prometheus", missing)
         up = ask.get("/api/v1/query", params={"query": "up == 1"}).json()["data"]["result"]
         assert {sample["metric"]["job"] for sample in up} == {"gateway", "triton"}
+
+
+def test_every_board_shows_the_traffic(stack: Stack, client: httpx.Client, wait_until: Callable[..., Any]) -> None:
+    """What is recorded at every scrape and isn't optional; drift and budgets need more time and samples than a test."""
+    reads = {rule.record: metric_names(rule.expr) for group in rule_groups() for rule in group.rules}
+    late = {rule.record for group in rule_groups() if group.interval_s for rule in group.rules}
+    late |= optional_metrics() | {"ALERTS", "ALERTS_FOR_STATE"}
+    late |= {record for record, names in reads.items() if names & late}
+    asked = {
+        bound(expr, model="tiny", version="1", feature="brightness"): f"{name}: {where}"
+        for name, text in board_texts().items()
+        for where, expr in queries_of(text)
+        if not metric_names(expr) & late and not where.startswith("annotation")
+    }
+    assert len(asked) > 40
+    ask = httpx.Client(base_url=stack.prometheus_url, timeout=10, trust_env=False)
+
+    def silent() -> list[str]:
+        client.post(PREDICT, files={"image": png(1)})
+        answers = ((what, ask.get("/api/v1/query", params={"query": expr}).json()) for expr, what in asked.items())
+        return [what for what, answer in answers if not answer["data"]["result"]]
+
+    with ask:
+        try:
+            wait_until("every query gives data", lambda: not silent(), 30)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}: {silent()}") from exc
 
 
 def test_a_new_version_is_picked_up_without_a_restart(

@@ -20,6 +20,14 @@ def test_both_jobs_are_scraped_with_limits() -> None:
         assert min(job["sample_limit"], job["label_limit"], job["label_value_length_limit"]) > 0
 
 
+def test_alerts_go_to_every_alertmanager() -> None:
+    read = yaml.safe_load(configuration(alertmanagers=["127.0.0.1:9093", "127.0.0.1:9094"]))
+
+    targets = [{"targets": ["127.0.0.1:9093", "127.0.0.1:9094"]}]
+    assert read["alerting"]["alertmanagers"] == [{"static_configs": targets}]
+    assert "alerting" not in yaml.safe_load(configuration())
+
+
 @pytest.mark.parametrize("interval_s", [1, 15, 60])
 def test_a_scrape_never_takes_longer_than_its_interval(interval_s: int) -> None:
     times = yaml.safe_load(configuration(scrape_interval_s=interval_s))["global"]
@@ -81,5 +89,9 @@ def test_a_program_is_found_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_missing_program_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(BinaryNotFound, match=r"^prometheus is not on PATH: run `make setup`"):
-        find_binary("prometheus")
+    with pytest.raises(
+        BinaryNotFound, match=r"^promtool is not on PATH: run `make setup` .* `apt-get install prometheus`"
+    ):
+        find_binary("promtool")
+    with pytest.raises(BinaryNotFound, match="`apt-get install prometheus-alertmanager`"):
+        find_binary("amtool")

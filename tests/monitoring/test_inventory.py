@@ -4,7 +4,7 @@ import pytest
 
 import monitoring
 from monitoring.generated import generated_texts, write_generated
-from monitoring.inventory import undefined_records, used_metrics
+from monitoring.inventory import OPTIONAL, optional_metrics, undefined_records, used_metrics
 
 FOLDER = Path(monitoring.__file__).parent
 
@@ -33,3 +33,10 @@ def test_used_metrics_are_raw_names_of_our_exporters() -> None:
     assert "gateway_request_duration_seconds_bucket" in used
     assert all(name.startswith(("gateway_", "inference_", "model_", "nv_")) for name in used)
     assert not any(":" in name for name in used)
+
+
+def test_what_is_optional_is_read_and_nothing_else_is() -> None:
+    optional = optional_metrics()
+
+    assert {prefix for prefix in OPTIONAL if any(name.startswith(prefix) for name in optional)} == set(OPTIONAL)
+    assert not optional & used_metrics()
