@@ -32,6 +32,7 @@ generate: setup  ## write the files that code makes: rules, dashboard, JSON Sche
 		> docs/routes.schema.json
 	@$(BIN)/python -m monitoring
 	@$(BIN)/python -m monitoring.sketch
+	@$(BIN)/tidegate manifests
 
 bench: setup  ## measure the gateway beside Triton alone
 	@$(BIN)/python -m bench $(ARGS)

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Sets up everything the Makefile's targets need, and does nothing where that is there already.
 #
-#   Debian packages   prometheus (for tests its Alertmanager too), curl, dataset-fashion-mnist; wrk and nghttp2-client (h2load) for `make bench`;
+#   Debian packages   prometheus, curl, dataset-fashion-mnist; wrk and nghttp2-client (h2load) for `make bench`;
+#                     prometheus-alertmanager and docker-registry for tests;
 #                     python3.X-venv and libpython3.X where Python came without ensurepip or its shared library
 #                                                                                            (only these need root)
 #   .venv             this project and its tools
@@ -51,6 +52,7 @@ install_debian_packages() {
     wanted=""
     command -v prometheus >/dev/null && command -v promtool >/dev/null || wanted="$wanted prometheus"
     [ "${1:-}" != test ] || command -v amtool >/dev/null || wanted="$wanted prometheus-alertmanager"
+    [ "${1:-}" != test ] || command -v docker-registry >/dev/null || wanted="$wanted docker-registry"
     command -v curl >/dev/null || wanted="$wanted curl"
     command -v wrk >/dev/null || wanted="$wanted wrk"
     command -v h2load >/dev/null || wanted="$wanted nghttp2-client"

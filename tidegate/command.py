@@ -16,8 +16,10 @@ from rich.table import Table
 
 from tidegate import dashboards
 from tidegate.compiling import compile_version, passport
+from tidegate.delivery import jobs, sync
 from tidegate.experiment import report, runs, size, sweep
 from tidegate.importing import import_model
+from tidegate.manifest import manifests
 from tidegate.rules import rules
 from tidegate.terminal import (
     REPOSITORY,
@@ -66,6 +68,9 @@ app.command("sweep")(in_one_sentence(sweep))
 app.command("report")(in_one_sentence(report))
 app.command("runs")(in_one_sentence(runs))
 app.command("rules")(in_one_sentence(rules))
+app.command("sync")(in_one_sentence(sync))
+app.command("jobs")(in_one_sentence(jobs))
+app.command("manifests")(in_one_sentence(manifests))
 
 BetterOption = Annotated[
     bool, typer.Option("--require-better", help="Publish only what is shown to be better than the served version.")

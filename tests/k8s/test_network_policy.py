@@ -1,0 +1,115 @@
+"""The network policies allow the arrows of the design, and no others: worked out pod by pod, port by port."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.k8s.cluster import Object, composed, everything, labels, matches, of_kind, pods, ports_of
+
+NAMESPACE = "tidegate"
+Place = tuple[dict[str, str], dict[str, str]]  # labels of a namespace, labels of a pod
+Arrow = tuple[str, str, str]
+
+OWN_NAMESPACE = {"kubernetes.io/metadata.name": NAMESPACE}
+OUTSIDE: dict[str, Place] = {
+    "anyone": ({"kubernetes.io/metadata.name": "elsewhere"}, {}),
+    "client": ({"tidegate/client": "true"}, {}),
+    "autoscaler": ({"tidegate/autoscaler": "true"}, {}),
+    "viewer": ({"tidegate/viewer": "true"}, {}),
+    "cluster's prometheus": ({"tidegate/monitoring": "true"}, {"app.kubernetes.io/name": "prometheus"}),
+    "something beside it": ({"tidegate/monitoring": "true"}, {}),
+    "dns": ({"kubernetes.io/metadata.name": "kube-system"}, {"k8s-app": "kube-dns"}),
+    "alert-webhook": (OWN_NAMESPACE, {"app.kubernetes.io/name": "alert-webhook"}),
+}
+OUTER_PORTS = {"dns": {"dns": 53}, "alert-webhook": {"http": 9095}, "anyone": {"https": 443, "http": 80}}
+
+ARROWS: set[Arrow] = {
+    ("client", "gateway", "http"),
+    ("client", "gateway", "grpc"),
+    ("gateway", "triton", "grpc"),
+    ("gateway", "dns", "dns"),
+    ("prometheus", "gateway", "metrics"),
+    ("prometheus", "triton", "metrics"),
+    ("prometheus", "alertmanager", "http"),
+    ("prometheus", "dns", "dns"),
+    ("autoscaler", "prometheus", "http"),
+    ("grafana", "prometheus", "http"),
+    ("grafana", "dns", "dns"),
+    ("viewer", "grafana", "http"),
+    ("alertmanager", "alert-webhook", "http"),
+    ("alertmanager", "dns", "dns"),
+}
+OPERATOR: set[Arrow] = {("cluster's prometheus", "gateway", "metrics"), ("cluster's prometheus", "triton", "metrics")}
+TRAINING: set[Arrow] = {("train", "dns", "dns"), ("train-nodes", "dns", "dns")}
+
+
+class Network:
+    """Who may reach whom, by the policies among `objects`."""
+
+    def __init__(self, objects: tuple[Object, ...]) -> None:
+        self.policies = [o["spec"] for o in of_kind(objects, "NetworkPolicy")]
+        self.places = {labels(pod)["app.kubernetes.io/name"]: (OWN_NAMESPACE, labels(pod)) for _, pod in pods(objects)}
+        self.ports = {labels(pod)["app.kubernetes.io/name"]: ports_of(pod) for _, pod in pods(objects)}
+
+    def arrows(self) -> Iterator[Arrow]:
+        places = OUTSIDE | self.places
+        for source, of_source in places.items():
+            for target, of_target in places.items():
+                if source == target or (source in OUTSIDE and target in OUTSIDE):
+                    continue
+                for name, number in (OUTER_PORTS | self.ports).get(target, {}).items():
+                    leaves = source in OUTSIDE or self._allows("Egress", of_source, of_target, name, number)
+                    if leaves and (target in OUTSIDE or self._allows("Ingress", of_target, of_source, name, number)):
+                        yield source, target, name
+
+    def _allows(self, way: str, subject: Place, other: Place, name: str, number: int) -> bool:
+        chosen = [p for p in self.policies if way in p["policyTypes"] and matches(p["podSelector"], subject[1])]
+        assert chosen, f"nothing isolates {subject[1]}"
+        key, peers = ("ingress", "from") if way == "Ingress" else ("egress", "to")
+        return any(
+            any(_selects(peer, other) for peer in rule.get(peers, [{}])) and _has_port(rule, name, number)
+            for policy in chosen
+            for rule in policy.get(key, [])
+        )
+
+
+def _selects(peer: dict[str, Any], place: Place) -> bool:
+    namespace = peer.get("namespaceSelector", {"matchLabels": OWN_NAMESPACE} if peer else {})
+    return matches(namespace, place[0]) and matches(peer.get("podSelector", {}), place[1])
+
+
+def _has_port(rule: dict[str, Any], name: str, number: int) -> bool:
+    return "ports" not in rule or any(port["port"] in (name, number) for port in rule["ports"])
+
+
+def test_the_arrows_of_the_design_and_no_others() -> None:
+    assert set(Network(composed(("network-policy", "prometheus"))).arrows()) == ARROWS
+
+
+def test_the_operators_prometheus_reaches_metrics_only() -> None:
+    gateway_and_triton = {arrow for arrow in ARROWS if {arrow[0], arrow[1]} <= {"client", "gateway", "triton", "dns"}}
+
+    assert set(Network(composed(("network-policy", "prometheus-operator"))).arrows()) == gateway_and_triton | OPERATOR
+
+
+def test_training_reaches_its_like_only() -> None:
+    arrows = set(Network(composed(("network-policy", "prometheus", "training"))).arrows())
+
+    assert arrows == ARROWS | TRAINING
+
+
+def test_jobs_that_deliver_reach_what_lies_outside_on_443_only() -> None:
+    network = Network(composed(("network-policy",)))
+    network.places = {"sync": (OWN_NAMESPACE, {"app.kubernetes.io/component": "delivery"})}
+
+    assert set(network.arrows()) == {("sync", "anyone", "https"), ("sync", "dns", "dns")}
+
+
+@pytest.mark.parametrize("way", ["Ingress", "Egress"])
+def test_whatever_runs_here_is_isolated(way: str) -> None:
+    for objects in everything():
+        assert any(
+            o["spec"]["podSelector"] == {} and way in o["spec"]["policyTypes"]
+            for o in of_kind(objects, "NetworkPolicy")
+        )
