@@ -1,11 +1,11 @@
 # Two commands do everything, set-up included: `make demo` and `make test`. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format generate bench clean
+.PHONY: help setup demo test check format generate bench bench-drift clean
 
 BIN := .venv/bin
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## install what the other targets need; does nothing when it is there
 	@./setup.sh
@@ -36,6 +36,9 @@ generate: setup  ## write the files that code makes: rules, dashboard, JSON Sche
 
 bench: setup  ## measure the gateway beside Triton alone
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-drift: setup  ## false alarms and delay of the drift rules beside Evidently, NannyML, alibi-detect and Frouros
+	@$(BIN)/python -m bench.drift $(ARGS)
 
 clean:  ## remove run files, caches and all environments; published models stay
 	rm -rf .venv .venv-triton .venv-kserve run .pytest_cache .mypy_cache .ruff_cache .hypothesis tidegate.egg-info

@@ -85,6 +85,7 @@ class Entry:
     priority: int
     done: asyncio.Future[Inference]
     span: Any = None
+    request_id: str = ""
     alone: bool = False
     call: "_Call | None" = None
 
@@ -121,7 +122,13 @@ class Executor:
         self._deadlines = _Deadlines(self._expire)
 
     async def submit(
-        self, tensors: Tensors, observed: Values, deadline: float, priority: int = 0, span: Any = None
+        self,
+        tensors: Tensors,
+        observed: Values,
+        deadline: float,
+        priority: int = 0,
+        span: Any = None,
+        request_id: str = "",
     ) -> Inference:
         """Wait for this request's share of a batch, until `deadline` (monotonic seconds).
 
@@ -133,7 +140,7 @@ class Executor:
         if lane is None:
             lane = self._lanes[signature] = _Lane(self, signature)
         done: asyncio.Future[Inference] = asyncio.get_running_loop().create_future()
-        entry = Entry(tensors, observed, num_samples, deadline, priority, done, span)
+        entry = Entry(tensors, observed, num_samples, deadline, priority, done, span, request_id)
         self._deadlines.add(entry)
         lane.push(entry)
         try:

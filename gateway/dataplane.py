@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from contract import Contract, Repository
 from contract.postprocess import answers, interpret
 from contract.preprocess import Prepared, Preprocessor
@@ -34,6 +36,7 @@ from gateway.feedback import Feedback
 from gateway.journal import Journal
 from gateway.metric import OTHER, Metrics, VersionSeries
 from gateway.observation import Observation
+from gateway.reservoir import Reservoir
 from gateway.route import Choice, Target
 from gateway.route_file import RouteFile
 from gateway.setting import Settings
@@ -129,6 +132,18 @@ class DataPlane:
         """Count the features of what was inferred up to now, instead of in a moment."""
         for observation in self._observations.values():
             observation.count()
+
+    def examples(self, served: Served, feature: str) -> list[dict[str, Any]]:
+        """Recent requests of the bins of a feature that are too full; raises InvalidRequest when none are kept."""
+        observation = self._observations.get(served)
+        if observation is None or observation.reservoir is None:
+            raise InvalidRequest("no example requests are kept: TIDEGATE_EXAMPLES is off")
+        observation.count()
+        try:
+            return observation.reservoir.examples(feature)
+        except KeyError:
+            known = ", ".join(one.name for one in served.observer.features) if served.observer else ""
+            raise InvalidRequest(f"expected one of the features {known:.400}, got {feature!r:.80}") from None
 
     def find(self, ask: Ask) -> tuple[Served, Choice | None]:
         """Who serves a request: what its route chose, or the version that it names."""
@@ -265,7 +280,7 @@ class DataPlane:
         executor = self._executors.get(served)
         if executor is None:  # the version went away between the request's arrival and now
             raise UpstreamUnavailable(f"model {served.name!r} version {served.version} is no longer served")
-        inference = await executor.submit(tensors, observed, deadline, call.priority, call.span)
+        inference = await executor.submit(tensors, observed, deadline, call.priority, call.span, call.ask.request_id)
         call.batch_samples = inference.batch_samples
         call.mark_inference(inference.upstream_s)
         return inference
@@ -306,8 +321,16 @@ class DataPlane:
     def _observation(self, served: Served) -> Callable[[Sequence[Entry], Result], None]:
         if not self.settings.counting:
             return lambda _, __: None
-        observation = self._observations[served] = Observation(served, self.metrics)
+        observation = self._observations[served] = Observation(served, self.metrics, self._reservoir(served))
         return observation.add
+
+    def _reservoir(self, served: Served) -> Reservoir | None:
+        kept = self.settings.examples
+        if kept == "off" or served.observer is None:
+            return None
+        return Reservoir(
+            served.observer.features, keep_inputs=kept == "inputs", clock=time.time, random=np.random.default_rng()
+        )
 
     def _executor(self, served: Served, contract: Contract) -> Executor:
         series = self.metrics.series(served.name, served.version)

@@ -14,6 +14,7 @@ from contract.tensor import Tensors
 from gateway.catalog import Served
 from gateway.coalesce import Entry, Result, Values
 from gateway.metric import Metrics
+from gateway.reservoir import Reservoir
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,9 @@ _MAX_BYTES = 4 * 1024 * 1024
 class Observation:
     """What waits to be counted of one version. What is lost with a process is at most a tenth of a second's counts."""
 
-    def __init__(self, served: Served, metrics: Metrics) -> None:
+    def __init__(self, served: Served, metrics: Metrics, reservoir: Reservoir | None = None) -> None:
         assert served.observer is not None
+        self.reservoir = reservoir
         self._served = served
         self._observer = served.observer
         self._metrics = metrics
@@ -40,7 +42,8 @@ class Observation:
         signature = tuple((name, array.shape[1:]) for name, array in (*first.items(), *result.outputs.items()))
         # The arrays alone are kept: the requests that they came with can go.
         inputs = [entry.tensors for entry in batch]
-        kept = (inputs, result.outputs, [entry.observed for entry in batch if entry.observed])
+        ids = [entry.request_id for entry in batch for _ in range(entry.num_samples)] if self.reservoir else []
+        kept = (inputs, result.outputs, [entry.observed for entry in batch if entry.observed], ids)
         self._waiting.setdefault((signature, *batch[0].observed), []).append(kept)
         self._num_samples += result.num_samples
         sample_bytes = sum(array.nbytes for array in first.values()) // batch[0].num_samples
@@ -66,15 +69,17 @@ class Observation:
                 log.exception("features of %d batches of %s version %s can't be counted", len(batches), name, version)
 
     def _count(self, batches: "Sequence[_Batch]") -> None:
-        inputs = _joined([each for inputs, _, _ in batches for each in inputs])
-        outputs = _joined([outputs for _, outputs, _ in batches])
-        observed = _joined([each for _, _, observed in batches for each in observed])
+        inputs = _joined([each for inputs, _, _, _ in batches for each in inputs])
+        outputs = _joined([outputs for _, outputs, _, _ in batches])
+        observed = _joined([each for _, _, observed, _ in batches for each in observed])
         assigned = self._observer.assign(inputs, observed, self._observer.interpret(outputs))
         self._metrics.features.count(self._served.name, self._served.version, assigned)
+        if self.reservoir is not None:
+            self.reservoir.offer(assigned, inputs, [one for _, _, _, ids in batches for one in ids])
 
 
-# Each request's inputs, all outputs, and what each request saw before its tensors were made.
-_Batch = tuple[list[Tensors], Values, list[Values]]
+# Each request's inputs, all outputs, what each request saw before its tensors were made, and each sample's request id.
+_Batch = tuple[list[Tensors], Values, list[Values], list[str]]
 
 
 def _joined(parts: Sequence[Tensors]) -> Tensors:

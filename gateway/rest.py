@@ -124,6 +124,13 @@ def predict_routes(plane: DataPlane) -> APIRouter:
     async def model(request: Request) -> Response:
         return reply(_describe(plane, _served(plane, request).name))
 
+    @router.get("/models/{name}/examples", summary="Recent requests that show a feature's drift, if they are kept")
+    @router.get("/models/{name}/versions/{version}/examples", include_in_schema=False)
+    async def examples(request: Request, feature: str) -> Response:
+        served = _served(plane, request)
+        found = plane.examples(served, feature)
+        return reply({"model": served.name, "version": served.version, "feature": feature, "examples": found})
+
     _add_hot(router, "predict", ("Ask the newest version", "Ask one version"), _PREDICT_BODY)
     return router
 

@@ -31,8 +31,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     max_items: int = Field(default=64, ge=1)
     shared_memory_bytes: int | None = Field(default=None, ge=0)  # per Triton; None: 32 MiB for one on this host
-    upstream_calls: int = Field(default=2, ge=1)  # in flight per model, version and tensor signature
+    upstream_calls: int = Field(default=2, ge=1)  # in flight per version and signature, of all processes together
     preprocess_threads: int = Field(default=2, ge=1)
+    # Requests that show a drift: none, their ids and bins, or their inputs too. In memory, but whoever can reach the
+    # gateway can read them: see docs/drift.md before switching it on.
+    examples: Literal["off", "ids", "inputs"] = "off"
     counting: bool = True  # metrics and drift: only a benchmark of their cost switches them off
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

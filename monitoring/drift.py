@@ -50,6 +50,7 @@ MIN_SAMPLES = 200  # below these a value is noise: none is better than a frighte
 MIN_SAMPLES_PER_BIN = 10
 
 DISPERSION = "inference_feature_dispersion"
+MEASURED_DISPERSION = "model_version_feature:inference_feature_bin:dispersion_increase7d"  # monitoring.dispersion's
 FLOOR = "inference_feature_drift_floor"
 FIVE_MINUTES = "model_version_feature_bin_tail:inference_feature_bin:increase5m"
 _EXPORTED = "inference_feature_bin_total"
@@ -167,7 +168,8 @@ def _counted(window: Window, matcher: str = "") -> str:
 
 
 def _variance(num: str, num_reference: str) -> str:
-    dispersion = f"(clamp_min(max by ({FEATURE}) ({DISPERSION}), 1) or {num} * 0 + 1)"
+    given, measured = f"max by ({FEATURE}) ({DISPERSION})", f"last_over_time({MEASURED_DISPERSION}[11m])"
+    dispersion = f"(clamp_min({given} or {measured}, 1) or {num} * 0 + 1)"
     return f"(1 / ({num} > 0) + 1 / {num_reference})\n* {dispersion}"
 
 

@@ -39,10 +39,12 @@ def configuration(
     rule_files: Sequence[str] = (RULES_FILE, ALERTS_FILE),
     scrape_interval_s: int = SCRAPE_INTERVAL_S,
     alertmanagers: Sequence[str] = (),
+    detectors: Sequence[str] = (),
 ) -> str:
     """Text of `prometheus.yml` that scrapes `host:port` targets as the jobs `gateway` and `triton`.
 
-    Alerts are sent to every `host:port` of `alertmanagers`; without one they only show in Prometheus.
+    `detectors` are exporters of drift's fast lane, the job `drift`. Alerts are sent to every `host:port` of
+    `alertmanagers`; without one they only show in Prometheus.
 
     `rule_files` are absolute, or relative to the folder of the configuration. Rules are evaluated as often as targets
     are scraped. Raises ValueError for an interval under a second or a target that isn't `host:port`.
@@ -57,7 +59,11 @@ def configuration(
         },
         "rule_files": list(rule_files),
         **({"alerting": {"alertmanagers": [_targets(alertmanagers)]}} if alertmanagers else {}),
-        "scrape_configs": [_job("gateway", gateways), _job("triton", tritons)],
+        "scrape_configs": [
+            _job("gateway", gateways),
+            _job("triton", tritons),
+            *([_job("drift", detectors)] if detectors else []),
+        ],
     }
     return HEADER + yaml.safe_dump(document, sort_keys=False, width=1000)
 

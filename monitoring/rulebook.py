@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from monitoring.accuracy import accuracy_alerts, accuracy_group
 from monitoring.alert import serving_alerts, upstream_alerts
 from monitoring.device import device_alerts, device_group
+from monitoring.dispersion import dispersion_group
 from monitoring.drift import WINDOWS, Window, drift_groups
 from monitoring.drift_alert import PENDING, drift_alerts
+from monitoring.fast_lane import fast_lane_alerts, fast_lane_group
 from monitoring.objective import objective_alerts, objective_groups
 from monitoring.rollout import rollout_alerts, rollout_group
 from monitoring.rule import RUNBOOKS, SLOW_INTERVAL_S, Alert, Group, Rule, rule_file
@@ -29,6 +31,8 @@ def rule_groups(
         *objective_groups(slow_interval_s),
         rollout_group(slow_interval_s),
         *drift_groups(drift_windows, slow_interval_s),
+        dispersion_group(slow_interval_s),
+        fast_lane_group(),
         accuracy_group(slow_interval_s),
     )
 
@@ -47,6 +51,7 @@ def alert_groups(
         objective_alerts(slow_interval_s),
         rollout_alerts(),
         drift_alerts(drift_windows, drift_pending),
+        fast_lane_alerts(),
         accuracy_alerts(),
         watch_alerts(),
     )

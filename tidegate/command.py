@@ -17,9 +17,11 @@ from rich.table import Table
 from tidegate import dashboards
 from tidegate.compiling import compile_version, passport
 from tidegate.delivery import jobs, sync
+from tidegate.drift import drift
 from tidegate.experiment import report, runs, size, sweep
 from tidegate.importing import import_model
 from tidegate.manifest import manifests
+from tidegate.replay import replay
 from tidegate.rules import rules
 from tidegate.terminal import (
     REPOSITORY,
@@ -68,6 +70,8 @@ app.command("sweep")(in_one_sentence(sweep))
 app.command("report")(in_one_sentence(report))
 app.command("runs")(in_one_sentence(runs))
 app.command("rules")(in_one_sentence(rules))
+app.command("drift")(in_one_sentence(drift))
+app.command("replay")(in_one_sentence(replay))
 app.command("sync")(in_one_sentence(sync))
 app.command("jobs")(in_one_sentence(jobs))
 app.command("manifests")(in_one_sentence(manifests))

@@ -1,0 +1,1 @@
+"""How often the drift rules cry wolf, and how soon they see a shift: measured, beside other libraries' defaults."""
