@@ -22,7 +22,6 @@ from tidegate.terminal import in_one_sentence
 
 pytestmark = pytest.mark.integration
 
-NOW = int(time.time())
 STEP_S = 60
 NUM = 26 * 60
 BEGAN = NUM - 90  # minutes before the end: since when it drifts
@@ -42,7 +41,13 @@ def gateway() -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             known = self.path == "/v1/models/m/versions/1/examples?feature=x"
-            example = {"bin": "19", "time": NOW, "request_id": "id-7", "bins": {"x": "19", "calm": "03"}, "inputs": {}}
+            example = {
+                "bin": "19",
+                "time": int(time.time()),
+                "request_id": "id-7",
+                "bins": {"x": "19", "calm": "03"},
+                "inputs": {},
+            }
             body = json.dumps({"examples": [example] if known else []}).encode()
             self.send_response(200)
             self.send_header("content-length", str(len(body)))
@@ -67,7 +72,7 @@ def labels(feature: str, version: str = "1", **more: str) -> Labels:
     return (("model", "m"), ("version", version), ("feature", feature), *more.items())
 
 
-def recorded() -> Iterator[str]:
+def recorded(now: int) -> Iterator[str]:
     drifted = np.where(np.arange(NUM) < BEGAN, 1.0, 12.0)
     quiet, alarm = np.full(NUM, 1.5), np.where(np.arange(NUM) < BEGAN, 0.0, 12.0)
     ones = np.ones(NUM)
@@ -94,16 +99,22 @@ def recorded() -> Iterator[str]:
         HOUR.unseen_z: dict.fromkeys(unseen, ones * 7),
     }
     for name, series in values.items():
-        yield from open_metrics(name, series, NOW - (NUM - 1) * STEP_S, STEP_S)
+        yield from open_metrics(name, series, now - (NUM - 1) * STEP_S, STEP_S)
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with prometheus_of(recorded(), tmp_path_factory.mktemp("prometheus")) as address:
+def now() -> int:
+    """When the recorded day ends: not at import, which is minutes before the tests of a whole run."""
+    return int(time.time())
+
+
+@pytest.fixture(scope="module")
+def url(now: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with prometheus_of(recorded(now), tmp_path_factory.mktemp("prometheus")) as address:
         yield address
 
 
-def test_it_says_which_feature_since_when_and_how_far(url: str) -> None:
+def test_it_says_which_feature_since_when_and_how_far(url: str, now: int) -> None:
     result = run("m", "--prometheus", url, "--version", "1", "--json")
 
     found = json.loads(result.output)
@@ -111,7 +122,7 @@ def test_it_says_which_feature_since_when_and_how_far(url: str) -> None:
     assert (found["model"], found["version"], found["alarms"]) == ("m", "1", True)
     x, calm, young = found["features"]
     assert (x["feature"], x["alarms"], x["z"], x["test"], x["window"]) == ("x", True, 12, "location", "1h")
-    assert abs(x["since"] - (NOW - 89 * 60)) <= 120
+    assert abs(x["since"] - (now - 89 * 60)) <= 120
     assert x["moved"][0] == {"bin": "00", "reference": 0.5, "now": pytest.approx(0.1)}
     assert x["psi_unbiased"] == pytest.approx(0.3)
     assert x["history"][0] == 1.5  # of the longer window, which shows more then
