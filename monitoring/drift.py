@@ -168,8 +168,7 @@ def _counted(window: Window, matcher: str = "") -> str:
 
 
 def _variance(num: str, num_reference: str) -> str:
-    given, measured = f"max by ({FEATURE}) ({DISPERSION})", f"last_over_time({MEASURED_DISPERSION}[11m])"
-    dispersion = f"(clamp_min({given} or {measured}, 1) or {num} * 0 + 1)"
+    dispersion = f"(clamp_min(max by ({FEATURE}) ({DISPERSION}), 1) or {num} * 0 + 1)"
     return f"(1 / ({num} > 0) + 1 / {num_reference})\n* {dispersion}"
 
 

@@ -137,7 +137,8 @@ def test_monitors_scrape_with_limits_under_the_jobs_of_the_rules() -> None:
         assert spec["sampleLimit"] == MAX_SAMPLES[job]
         assert min(spec["labelLimit"], spec["labelNameLengthLimit"], spec["labelValueLengthLimit"]) > 0
         assert [endpoint["port"] for endpoint in spec["podMetricsEndpoints"]] == ["metrics"]
-    assert {each["metadata"]["name"] for each in of_kind(objects, "PodMonitor")} == set(MAX_SAMPLES)
+    # The fast lane of drift is run where somebody wants it: no component starts its exporter.
+    assert {each["metadata"]["name"] for each in of_kind(objects, "PodMonitor")} == set(MAX_SAMPLES) - {"drift"}
 
 
 def test_dashboards_carry_the_sidecars_label_and_are_mounted_where_grafana_looks() -> None:
