@@ -19,6 +19,7 @@ from typing import Protocol
 
 from contract import Contract, Repository
 from contract.digest import sha256_of, verify
+from contract.disk import sync_entry, sync_tree
 from contract.repository import CONFIG_FILE
 from contract.schema import CONTRACT_FILE, Artifact
 from tidegate.error import CommandError
@@ -109,10 +110,10 @@ class Folder:
         with self._locked():
             if target.exists():
                 raise DeliveryError(f"{version} came in meanwhile, from elsewhere: copy again")
-            _sync_tree(folder)
+            sync_tree(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(target)
-            _sync(target.parent)
+            sync_entry(target.parent)
 
     def configure(self, configs: Mapping[str, str]) -> None:
         """Replace each configuration in one step."""
@@ -120,9 +121,9 @@ class Folder:
             for model, text in configs.items():
                 aside = self.scratch / CONFIG_FILE
                 aside.write_text(text, encoding="utf-8")
-                _sync(aside)
+                sync_entry(aside)
                 aside.replace(self._repository.root / model / CONFIG_FILE)
-                _sync(self._repository.root / model)
+                sync_entry(self._repository.root / model)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -203,17 +204,3 @@ def _scratch(source: Store, target: Store) -> Iterator[Path]:
             return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
-
-
-def _sync_tree(folder: Path) -> None:
-    for below in sorted(folder.rglob("*"), reverse=True):
-        _sync(below)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

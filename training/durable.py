@@ -8,6 +8,8 @@ import errno
 import os
 from pathlib import Path
 
+from contract.disk import sync_entry
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` by a file with that content. Killed at any moment, the old or the new content is there, whole.
@@ -25,22 +27,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         aside.unlink(missing_ok=True)
     sync_entry(path.parent)
-
-
-def sync_tree(folder: Path) -> None:
-    """Flush a folder, and every file and folder below it, to the disk."""
-    for below in sorted(folder.rglob("*"), reverse=True):
-        sync_entry(below)
-    sync_entry(folder)
-
-
-def sync_entry(path: Path) -> None:
-    """Flush one file's content, or one folder's entries."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def explanation(exc: OSError, folder: Path) -> str:

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contract.digest import verify
+from contract.disk import sync_entry, sync_tree
 from contract.repository import CONFIG_FILE, Repository
 from contract.schema import CONTRACT_FILE, Contract
-from training.durable import explanation, sync_entry, sync_tree, write_atomically
+from training.durable import explanation, write_atomically
 from training.error import PublishFailed
 from training.external import check_enclosed
 from training.ledger import next_version
