@@ -248,7 +248,7 @@ class DataPlane:
             raise InvalidRequest(f"expected 1 to {most} items in one request, got {len(items)}")
         prepared = await self._prepare(prepare, items, deadline)
         call.mark("preprocess")
-        return await self._coalesced(call, contract, prepared.tensors, prepared.observed, deadline)
+        return await self._coalesced(call, prepared.tensors, prepared.observed, deadline)
 
     def _infer_by(
         self, tensors: Tensors, parameters: Mapping[str, Any] | None, call: Call, deadline: float
@@ -259,7 +259,7 @@ class DataPlane:
         if not contract.batched:
             check_inputs(contract.inputs, None, tensors)
             tensors = as_samples(None, tensors)  # one sample: as such it is counted and interpreted
-        return self._coalesced(call, contract, tensors, {}, deadline)
+        return self._coalesced(call, tensors, {}, deadline)
 
     async def _prepare(self, prepare: Preprocessor, items: Sequence[Any], deadline: float) -> Prepared:
         """Prepare items on the loop where that is cheaper than a change of threads, and off it otherwise."""
@@ -272,9 +272,7 @@ class DataPlane:
         except TimeoutError:
             raise DeadlineExceeded("the request's time was up while its input was prepared") from None
 
-    async def _coalesced(
-        self, call: Call, contract: Contract, tensors: Tensors, observed: Values, deadline: float
-    ) -> Inference:
+    async def _coalesced(self, call: Call, tensors: Tensors, observed: Values, deadline: float) -> Inference:
         """Have a request's share of a batch."""
         served = call.served
         executor = self._executors.get(served)

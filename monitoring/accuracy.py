@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from monitoring.drift import MIN_SAMPLES, WINDOWS
 from monitoring.reference import RATIO
-from monitoring.rule import OF, PERCENT, SLOW_INTERVAL_S, Alert, Group, Rule
+from monitoring.rule import OF, PERCENT, SLOW_INTERVAL_S, Alert, Group, Rule, recent
 from monitoring.statistic import ALARM_Z, arcsine, wilson
 
 RANGES = ("24h", "7d")
@@ -68,11 +68,11 @@ def accuracy_alerts() -> Group[Alert]:
     """True labels, or the model's own confidence, say that it has become worse."""
     evaluated = f"max by ({_VERSION}) ({EVALUATED})"
     live = "\nor ".join(
-        f"({_last(accuracy(r))} < {evaluated} - {SMALLEST_DROP}\nand {_last(accuracy(r, 'drop_z'))} > {ALARM_Z})"
+        f"({recent(accuracy(r))} < {evaluated} - {SMALLEST_DROP}\nand {recent(accuracy(r, 'drop_z'))} > {ALARM_Z})"
         for r in RANGES
     )
-    estimate, day = _last(ESTIMATE), RANGES[0]
-    high, low = _last(accuracy(day, "high")), _last(accuracy(day, "low"))
+    estimate, day = recent(ESTIMATE), RANGES[0]
+    high, low = recent(accuracy(day, "high")), recent(accuracy(day, "low"))
     return Group(
         name="accuracy_alerts",
         rules=(
@@ -87,7 +87,7 @@ def accuracy_alerts() -> Group[Alert]:
             ),
             Alert(
                 name="EstimatedAccuracyLow",
-                expr=f"{_last(ESTIMATE_DROP)} > {SMALLEST_DROP}\nand {_last(ESTIMATE_Z)} > {ALARM_Z}",
+                expr=f"{recent(ESTIMATE_DROP)} > {SMALLEST_DROP}\nand {recent(ESTIMATE_Z)} > {ALARM_Z}",
                 pending="15m",
                 severity="warning",
                 team="model",
@@ -135,7 +135,7 @@ def _estimate() -> Iterator[Rule]:
     """Accuracy by confidence, its drop against the same sum over the reference, and how sure that drop is."""
     confidence = '{feature="confidence"}'
     names = (_WINDOW.count, _WINDOW.record(), _WINDOW.record("variance"))
-    count, num, h = (f"last_over_time({name}{confidence}[11m])" for name in names)
+    count, num, h = (recent(f"{name}{confidence}") for name in names)
     by_bin = "on (model, version, bin) group_left ()"
     right = f"max by (model, version, bin) ({CALIBRATION})"
     estimate = f"sum by ({_VERSION}) ({count} * {by_bin} {right})\n/ sum by ({_VERSION}) ({num} >= {MIN_SAMPLES})"
@@ -147,7 +147,3 @@ def _estimate() -> Iterator[Rule]:
     yield Rule(record=ESTIMATE_DROP, expr=f"{reference(1)}\n- {ESTIMATE}")
     spread = f"sqrt(({reference(2)} - {reference(1)} ^ 2 > 0) * sum by ({_VERSION}) ({h}))"
     yield Rule(record=ESTIMATE_Z, expr=f"{ESTIMATE_DROP}\n/ {spread}")
-
-
-def _last(series: str) -> str:
-    return f"last_over_time({series}[11m])"

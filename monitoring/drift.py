@@ -94,6 +94,7 @@ class Window:
         return f"{level}:inference_feature_bin:{prefix}increase{self.range}"
 
 
+CHOSEN = Window(range="${window}", floor=0)  # of a board's variable
 WINDOWS = (
     Window(range="1h", floor=0.02, downsampled=False),
     Window(range="6h", floor=0.02),

@@ -6,7 +6,7 @@ It must be sure and enough to matter in any window, for as long as `PENDING`; `d
 from collections.abc import Sequence
 
 from monitoring.drift import WINDOWS, Window
-from monitoring.rule import OF, Alert, Group
+from monitoring.rule import OF, Alert, Group, recent
 from monitoring.statistic import ALARM_Z
 
 PENDING = "15m"
@@ -42,4 +42,4 @@ def drift_alerts(windows: Sequence[Window] = WINDOWS, pending: str = PENDING) ->
 
 def _recent(window: Window, series: str) -> str:
     """The last value of a series: what is evaluated every five minutes would flicker otherwise."""
-    return f"last_over_time({series}[11m])" if window.downsampled else series
+    return recent(series) if window.downsampled else series

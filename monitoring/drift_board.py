@@ -9,24 +9,23 @@ from grafana_foundation_sdk.builders.table import Panel as Table
 
 from monitoring.accuracy import ESTIMATE, ESTIMATE_DROP, EVALUATED, accuracy
 from monitoring.dashboard import Board, Panels, board_link, choice, one
-from monitoring.drift import MIN_SAMPLES, WINDOWS, Window
+from monitoring.drift import CHOSEN, MIN_SAMPLES, WINDOWS
 from monitoring.drift_alert import OUTPUTS
 from monitoring.panel import Column, Look, Query, bars, grid, heat, lines
+from monitoring.rule import recent
 from monitoring.statistic import ALARM_Z
 
 _VERSION = 'model="$model", version="$version"'
 _FEATURE = f'{_VERSION}, feature="$feature"'
-_CHOSEN = Window(range="${window}", floor=0)
 _SAMPLES = "inference_feature_reference_samples"
 
 
 def _recent(series: str, matcher: str = _VERSION) -> str:
-    """The last value of what is evaluated every five minutes, and would flicker otherwise."""
-    return f"last_over_time({series}{{{matcher}}}[11m])"
+    return recent(f"{series}{{{matcher}}}")
 
 
 def _measure(operation: str, matcher: str = _VERSION) -> str:
-    return _recent(_CHOSEN.record(operation), matcher)
+    return _recent(CHOSEN.record(operation), matcher)
 
 
 def drift_board() -> Board:
@@ -76,7 +75,7 @@ def _features() -> Table:
         runbooks=("FeatureDrift", "UnseenValues"),
     )
     alarms = f'ALERTS_FOR_STATE{{alertname=~"FeatureDrift|PredictionDrift|UnseenValues", {_VERSION}}} * 1000'
-    unseen = _recent(_CHOSEN.unseen_z)
+    unseen = _recent(CHOSEN.unseen_z)
     columns = [
         Column(expr=_by_feature(_measure("z")), name="z", warn=3, bad=ALARM_Z),
         Column(expr=_by_feature(_measure("psi_unbiased")), name="Unbiased PSI", warn=0.1, bad=0.25),
@@ -128,12 +127,12 @@ def _one_feature() -> Panels:
         "the field out or renamed a category, ask who was deployed then.",
         runbooks=("UnseenValues",),
     )
-    count, total = _recent(_CHOSEN.count, _FEATURE), _measure("", _FEATURE)
+    count, total = _recent(CHOSEN.count, _FEATURE), _measure("", _FEATURE)
     now = f"max by (bin) ({count} / on (feature) group_left () ({total} > 0))"
     reference = f"max by (bin) (model_version_feature_bin:inference_feature_reference:ratio{{{_FEATURE}}})"
     rows = f"({_measure('rows', _FEATURE)} > 0)"
-    outside = f"{_recent(_CHOSEN.unseen, _FEATURE)} / on (feature) group_left () {rows}"
-    z = _recent(_CHOSEN.record("z", "model_version_feature_test"), _FEATURE)
+    outside = f"{_recent(CHOSEN.unseen, _FEATURE)} / on (feature) group_left () {rows}"
+    z = _recent(CHOSEN.record("z", "model_version_feature_test"), _FEATURE)
     measures = ("psi_unbiased", "js", "ks", "w1")
     return [
         bars(shares, [Query(now, "now"), Query(reference, "reference")], category="bin"),

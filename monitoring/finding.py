@@ -14,9 +14,9 @@ from monitoring.drift import WINDOWS, Window
 from monitoring.error import NotWatched
 from monitoring.query import Client, matcher
 from monitoring.reference import ALL_SAMPLES, RATIO
+from monitoring.rule import recent
 from monitoring.statistic import ALARM_Z
 
-_RECENT = "11m"  # what is evaluated every five minutes would flicker otherwise
 _HISTORY_S = 24 * 3600
 _HISTORY_STEP_S = 1800
 _ONSET_STEP_S = 60
@@ -132,7 +132,7 @@ def _read(client: Client, labels: str, windows: Sequence[Window]) -> _Recorded:
         names += [window.record(kind) for kind in ("", "z", "alarm_z", "psi_unbiased", "rows")]
         names += [window.count, window.unseen, window.unseen_z, window.record("z", "model_version_feature_test")]
     values: dict[str, dict[Key, float]] = {}
-    for sample in client.instant(f"last_over_time({_any_of(names, labels)}[{_RECENT}])"):
+    for sample in client.instant(recent(_any_of(names, labels))):
         key = tuple(sample.labels[name] for name in ("feature", "bin", "test") if name in sample.labels)
         values.setdefault(sample.labels["__name__"], {})[key] = sample.value
     return _Recorded(values)
@@ -204,7 +204,7 @@ def _unseen(recorded: _Recorded, windows: Sequence[Window]) -> Iterator[Unseen]:
 def _onsets(client: Client, labels: str, windows: Sequence[Window], now: int) -> dict[str, float]:
     """Since when each feature has been alarming without a break, as far as a day back."""
     names = [window.record("alarm_z") for window in windows]
-    largest = f"max by (feature) (last_over_time({_any_of(names, labels)}[{_RECENT}]))"
+    largest = f"max by (feature) ({recent(_any_of(names, labels))})"
     start = now - _HISTORY_S
     onsets = {}
     for series in client.range(f"{largest} > 0", start, now, _ONSET_STEP_S):

@@ -18,6 +18,7 @@ from monitoring.detector import STEP_S, Cell, Counts, Reference
 from monitoring.drift import DISPERSION, FLOOR, MEASURED_DISPERSION
 from monitoring.query import Client, Series
 from monitoring.reference import FEATURE
+from monitoring.rule import recent
 
 Key = tuple[str, str, str]  # model, version, feature
 
@@ -76,10 +77,10 @@ def read_references(client: Client, step: int) -> dict[Key, Reference]:
         key, cell, _ = _place(sample.labels)
         shares.setdefault(key, {})[cell] = sample.value
     by = f"max by ({FEATURE})"
-    dispersed = f"{by} (last_over_time({DISPERSION}[11m])) or {by} (last_over_time({MEASURED_DISPERSION}[11m]))"
+    dispersed = f"{by} ({recent(DISPERSION)}) or {by} ({recent(MEASURED_DISPERSION)})"
     samples, dispersion, floor = (
         {_place(sample.labels)[0]: sample.value for sample in client.instant(expr, at)}
-        for expr in (f"{by} ({_SAMPLES})", dispersed, f"{by} (last_over_time({FLOOR}[11m]))")
+        for expr in (f"{by} ({_SAMPLES})", dispersed, f"{by} ({recent(FLOOR)})")
     )
     return {
         key: Reference(

@@ -8,9 +8,10 @@ from grafana_foundation_sdk.builders.table import Panel
 
 from monitoring.accuracy import CONFUSION, ESTIMATE, EVALUATED, accuracy
 from monitoring.dashboard import Board, Panels, board_link, choice, many
-from monitoring.drift import WINDOWS, Window
-from monitoring.objective import burn
+from monitoring.drift import CHOSEN, WINDOWS
+from monitoring.objective import BURNS, burn
 from monitoring.panel import Column, Look, Query, bars, grid, lines
+from monitoring.rule import recent
 from monitoring.statistic import ALARM_Z
 from monitoring.traffic import REQUESTS
 
@@ -18,7 +19,6 @@ _MODEL = 'model=~"$model"'
 _VERSION = f'{_MODEL}, version=~"$version"'
 _BY = "model, version"
 _NAME = "{{model}} v{{version}}"
-_CHOSEN = Window(range="${window}", floor=0)
 
 _QUANTILE = "model_version_quantile:gateway_request_duration_seconds:histogram_quantile_rate5m"
 _STAGE = "model_stage:gateway_stage_duration_seconds"
@@ -27,8 +27,7 @@ _EVALUATED = f"max by ({_BY}) ({EVALUATED}{{{_VERSION}}})"
 
 
 def _recent(series: str, matcher: str = _VERSION) -> str:
-    """The last value of what is evaluated every five minutes, and would flicker otherwise."""
-    return f"last_over_time({series}{{{matcher}}}[11m])"
+    return recent(f"{series}{{{matcher}}}")
 
 
 def _by_slo(series: str) -> str:
@@ -68,7 +67,7 @@ def _versions() -> Panel:
     )
     p99 = f'max by ({_BY}) ({_QUANTILE}{{quantile="0.99", {_VERSION}}})'
     created = f"max by ({_BY}) (model_created_timestamp_seconds{{{_VERSION}}}) * 1000"
-    drift = f"max by ({_BY}) ({_recent(_CHOSEN.record('z'))})"
+    drift = f"max by ({_BY}) ({_recent(CHOSEN.record('z'))})"
     columns = [
         Column(expr=f"sum by ({_BY}) ({REQUESTS}{{{_VERSION}}})", name="Requests", unit="reqps"),
         Column(expr=_ratio("5xx"), name="5xx", unit="percentunit", warn=0.001, bad=0.01),
@@ -180,8 +179,9 @@ def _budget() -> Panels:
         title="Burn rate, hours",
         unit="short",
         width=8,
-        help="How many times too fast each objective spends its budget. 1 h above 14.4 with 5 min, or 6 h above 6 with "
-        "30 min, pages somebody: a short window back at 0 says that it is over. See *Error ratio* and *Latency*.",
+        help="How many times too fast each objective spends its budget. "
+        f"1 h above {BURNS[0].rate:g} with 5 min, or 6 h above {BURNS[1].rate:g} with 30 min, pages somebody: a short "
+        "window back at 0 says that it is over. See *Error ratio* and *Latency*.",
         runbooks=("AvailabilityBudgetBurn", "LatencyBudgetBurn"),
     )
     slow = Look(
@@ -227,7 +227,7 @@ def _classes() -> Panels:
         runbooks=("AccuracyLow",),
     )
     prediction = f'feature="prediction", {_VERSION}'
-    now, all_ = _recent(_CHOSEN.count, prediction), _recent(_CHOSEN.record(), prediction)
+    now, all_ = _recent(CHOSEN.count, prediction), _recent(CHOSEN.record(), prediction)
     current = f"{now} / on ({_BY}) group_left () ({all_} > 0)"
     reference = f"model_version_feature_bin:inference_feature_reference:ratio{{{prediction}}}"
     recall, precision = (

@@ -22,7 +22,7 @@ Source: Beyer et al., "The Site Reliability Workbook" (2018), chapter 5, multiwi
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from monitoring.rule import SLOW_INTERVAL_S, Alert, Group, Rule, Severity
+from monitoring.rule import SLOW_INTERVAL_S, Alert, Group, Rule, Severity, recent
 from monitoring.traffic import BUCKETS
 
 MIN_BAD = 10  # no alert for fewer bad requests than this
@@ -132,7 +132,7 @@ def _long() -> Iterator[Rule]:
 def _alert(slo: str, text: str, one: Burn, interval_s: int) -> Alert:
     selector = f'{{slo="{slo}"}}'
     if one.long in _LONG_RANGES:
-        long = f"last_over_time({burn(one.long)}{selector}[11m])"
+        long = recent(f"{burn(one.long)}{selector}")
         bad = f"sum_over_time({_LONG_BAD}{selector}[{one.long}])"
     else:
         long = f"{burn(one.long)}{selector}"

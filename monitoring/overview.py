@@ -5,9 +5,10 @@ says why, or to the runbook. Each panel's description says what to do next.
 """
 
 from monitoring.dashboard import Board, Panels, board_link, many
-from monitoring.drift import WINDOWS
-from monitoring.objective import burn
+from monitoring.drift import MIN_SAMPLES, WINDOWS
+from monitoring.objective import BURNS, burn
 from monitoring.panel import RUNBOOKS, Column, Look, Query, grid, lines, verdict
+from monitoring.rule import recent
 from monitoring.statistic import ALARM_Z
 from monitoring.traffic import REQUESTS
 
@@ -17,7 +18,8 @@ _THRESHOLD = f"max by (model, version) (model_slo_latency_threshold_seconds{{{_M
 _OF_LIMIT = f"max by (model) (max by (model, version) ({_P99}}}) / {_THRESHOLD})"
 _FAILED = f"max by (model) (model_version:gateway_requests_5xx:ratio_rate5m{{{_MODEL}}})"
 _BURN = f"max by (model) ({burn('1h')}{{{_MODEL}}})"
-_SPENT = f"max by (model) (1 - last_over_time(model_slo:error_budget_left:ratio30d{{{_MODEL}}}[11m]))"
+_SPENT = f"max by (model) (1 - {recent(f'model_slo:error_budget_left:ratio30d{{{_MODEL}}}')})"
+_PAGES = BURNS[0].rate
 _ALIVE = 'ALERTS{alertname="Watchdog", alertstate="firing"}'
 
 
@@ -28,7 +30,7 @@ def _alerts(matcher: str) -> str:
 
 def _drift(operation: str) -> str:
     """The largest of a model's features, over whichever window shows most."""
-    windows = (f"max by (model) (last_over_time({w.record(operation)}{{{_MODEL}}}[11m]))" for w in WINDOWS)
+    windows = (f"max by (model) ({recent(f'{w.record(operation)}{{{_MODEL}}}')})" for w in WINDOWS)
     every = (f'label_replace({one}, "window", "{w.range}", "", "")' for one, w in zip(windows, WINDOWS, strict=True))
     return f"max by (model) ({' or '.join(every)})"
 
@@ -123,7 +125,8 @@ def _tables() -> Panels:
         width=14,
         height=7,
         help="One row a model, the worst of its versions. *p99* is a share of the contract's threshold; *burn* 1 "
-        "spends the budget of 30 days in 30 days, 14.4 pages; *drift* is the surest feature's z in any window, which "
+        f"spends the budget of 30 days in 30 days, {_PAGES:g} pages; *drift* is the surest feature's z in any window, "
+        "which "
         f"alarms above {ALARM_Z} where the change is large enough to matter. The name leads to the board Model.",
     )
     every, of_models = _alerts('severity!=""'), _alerts('model!=""')
@@ -135,7 +138,7 @@ def _tables() -> Panels:
         Column(expr=f"sum by (model) ({REQUESTS}{{{_MODEL}}})", name="Requests", unit="reqps"),
         Column(expr=_FAILED, name="5xx", unit="percentunit", warn=0.001, bad=0.01),
         Column(expr=_OF_LIMIT, name="p99", unit="percentunit", warn=0.8, bad=1),
-        Column(expr=_BURN, name="Burn 1h", warn=1, bad=14.4),
+        Column(expr=_BURN, name="Burn 1h", warn=1, bad=_PAGES),
         Column(expr=_SPENT, name="Budget spent", unit="percentunit", warn=0.5, bad=1),
         Column(expr=_drift("z"), name="Drift z", warn=ALARM_Z, bad=2 * ALARM_Z),
     ]
@@ -191,7 +194,8 @@ def _history() -> Panels:
         unit="short",
         width=8,
         height=6,
-        help="How many times too fast the worse of the two objectives spends its budget. Above 14.4 somebody is paged: "
+        help="How many times too fast the worse of the two objectives spends its budget. "
+        f"Above {_PAGES:g} somebody is paged: "
         "stop releases, and mend what the panels above show. Above 1 for days: the budget won't last 30 days.",
         runbooks=("AvailabilityBudgetBurn", "LatencyBudgetBurn"),
     )
@@ -209,7 +213,8 @@ def _history() -> Panels:
         width=8,
         height=6,
         help="The largest z of any feature in any window, a point for each model. Above the dashed line it is no "
-        "chance: open the board Drift for which feature, since when and how far. Nothing below 200 samples.",
+        "chance: open the board Drift for which feature, since when and how far. "
+        f"Nothing below {MIN_SAMPLES} samples.",
         runbooks=("FeatureDrift", "PredictionDrift"),
     )
     name = "{{model}}"
@@ -217,7 +222,7 @@ def _history() -> Panels:
         lines(requests, [Query(f"sum by (model) ({REQUESTS}{{{_MODEL}}})", name)]),
         lines(errors, [Query(_FAILED, name)]),
         lines(latency, [Query(_OF_LIMIT, name)], limit=Query("vector(1)", "threshold")),
-        lines(burning, [Query(_BURN, name)], limit=Query("vector(14.4)", "pages")),
+        lines(burning, [Query(_BURN, name)], limit=Query(f"vector({_PAGES:g})", "pages")),
         lines(spent, [Query(_SPENT, name)], limit=Query("vector(1)", "all of it")),
         lines(drift, [Query(_drift("z"), name)], limit=Query(f"vector({ALARM_Z})", "alarm")),
     ]

@@ -14,6 +14,7 @@ import yaml
 
 HEADER = "# Made by `python -m monitoring`. Don't edit: change the code of monitoring/ instead.\n"
 SLOW_INTERVAL_S = 60  # of groups that look back over hours
+RECENT = "11m"  # holds two of the times at which every fifth evaluation of those happens
 
 # For summaries.
 OF = "{{ $labels.model }} version {{ $labels.version }}"
@@ -72,6 +73,11 @@ class Group(Generic[AnyRule]):
     name: str
     rules: tuple[AnyRule, ...]
     interval_s: int | None = None
+
+
+def recent(series: str) -> str:
+    """The last value of what is evaluated every five minutes, and would flicker otherwise."""
+    return f"last_over_time({series}[{RECENT}])"
 
 
 def rule_file(groups: Sequence[Group[Rule] | Group[Alert]], *, runbooks: str = RUNBOOKS) -> str:

@@ -29,7 +29,7 @@ from contract.schema import Contract
 from serving.builder import Builder, Progress
 from serving.compilation import build, profile_of
 from serving.error import EngineBusy
-from serving.measurement import measure
+from serving.measurement import measure, require_runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +79,8 @@ class EngineCache:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".draft-") as draft:
             built = Path(draft, "engine")
             built.mkdir()
+            if self.builder.name == "tensorrt":
+                require_runtime()  # before minutes of work whose result nobody could measure
             passport = build(
                 onnx,
                 contract.inputs,

@@ -122,6 +122,11 @@ def _errors(module: ModuleType) -> list[str]:
     return errors[-3:] or ["it gave no reason"]
 
 
+def require_runtime() -> None:
+    """Raise EngineUnavailable unless what running an engine needs is installed."""
+    _cuda()
+
+
 def _cuda() -> ModuleType:
     try:
         return importlib.import_module("cuda.bindings.runtime")

@@ -50,7 +50,7 @@ def look(repository: Repository, name: str, before: Published | None = None) -> 
     try:
         config_stamp = _stamp([path])
         if before is None or before.config_stamp != config_stamp:
-            before = _read(repository, name, path.read_text(encoding="utf-8"), config_stamp)
+            before = _read(name, path.read_text(encoding="utf-8"), config_stamp)
         # Folders that come and go count too: the policy may say "the latest", and a named folder may appear.
         named = before.named_versions if before.config is None else _named(before.config, repository.versions(name))
         files = _files(repository, name, named)
@@ -90,7 +90,7 @@ def examine(repository: Repository, published: Published, node: tuple[str, str, 
     return examined
 
 
-def _read(repository: Repository, name: str, text: str, stamp: Stamp) -> Published:
+def _read(name: str, text: str, stamp: Stamp) -> Published:
     config = model_config_pb2.ModelConfig()
     try:
         text_format.Parse(text, config)

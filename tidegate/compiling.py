@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tidegate.error import CommandError
+from tidegate.terminal import JsonOption
 
 if TYPE_CHECKING:
     from contract import Contract, Passport, TensorSpec
@@ -75,7 +76,7 @@ def compile_version(
     ] = None,
     repository: Annotated[Path, typer.Option(help="Folder that Triton loads models from.")] = Path("model_repository"),
     data: Annotated[Path | None, typer.Option(help="Folder that holds the data set.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Publish a version's graph at another precision, checked and compiled, as a version of its own.
 
@@ -114,7 +115,7 @@ def passport(
         str | None, typer.Option(help="Another machine, as its compute capability and TensorRT: 8.9,11.4.0")
     ] = None,
     repository: Annotated[Path, typer.Option(help="Folder that Triton loads models from.")] = Path("model_repository"),
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Show what a version's engine was built from and for, and say in one sentence whether it runs here.
 

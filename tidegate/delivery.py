@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidegate.terminal import JsonOption
+
 if TYPE_CHECKING:
     from tidegate.store import Store
 
@@ -14,7 +16,7 @@ def sync(
     source: Annotated[str, typer.Argument(help="A folder, or s3://, gs://, az:// or oci:// address.")],
     target: Annotated[str, typer.Argument(help="Another one of these.")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may repeat.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Copy the versions that are missing, every file held against its digest, and serve there what is served here.
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tidegate.terminal import JsonOption
+
 if TYPE_CHECKING:
     from monitoring.finding import Finding, Findings, Unseen
 
@@ -29,7 +31,7 @@ def drift(
         "http://127.0.0.1:8080"
     ),
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for each answer.")] = 10.0,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Show a model's features by how surely they have drifted, since when, how far, and which requests show it.
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tidegate.terminal import JsonOption
+
 FOLDER = Path("k8s/components")
 HEADER = "# Made by `tidegate manifests`. Don't edit: change the code of monitoring/ instead.\n"
 WEBHOOK = "http://alert-webhook:9095"
@@ -25,7 +27,7 @@ def manifests(
     folder: Annotated[Path, typer.Option(help="Folder of the components.", exists=True, file_okay=False)] = FOLDER,
     webhook: Annotated[str, typer.Option(help="Where Alertmanager posts, below it team and severity.")] = WEBHOOK,
     runbooks: Annotated[str | None, typer.Option(help="Address of docs/runbooks, for links in alerts.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Write the rules, dashboards and configurations that Kubernetes mounts, and say which changed.
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from tidegate.error import AskError, CommandError
+from tidegate.terminal import JsonOption
 
 if TYPE_CHECKING:
     import httpx
@@ -70,7 +71,7 @@ def replay(
     data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the recipe's data set.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the samples, which are drawn at random, and the noise.")] = 0,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for each answer.")] = 10.0,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Send a recorded data set through the gateway at a given rate, shifted if asked, to see the drift alert come.
 

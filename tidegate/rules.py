@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tidegate.error import CommandError
+from tidegate.terminal import REPOSITORY, JsonOption
 
 if TYPE_CHECKING:
     from contract import Contract
-
-REPOSITORY = Path("model_repository")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +42,7 @@ def rules(
     alertmanager: Annotated[list[str] | None, typer.Option(help="host:port of an Alertmanager; may repeat.")] = None,
     webhook: Annotated[str | None, typer.Option(help="Where Alertmanager posts, below it team and severity.")] = None,
     runbooks: Annotated[str | None, typer.Option(help="Address of docs/runbooks, for links in alerts.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Show what of each contract is watched, or write the rules, alerts and configurations that watch it.
 

@@ -10,6 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from tidegate.terminal import REPOSITORY, DataOption, JsonOption, RepositoryOption
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -21,16 +23,14 @@ _BAR_CELLS = 25
 _COLOURS = {"better": "green", "same": "default", "worse": "red"}
 
 ModelArgument = Annotated[str, typer.Argument(help="Name of the model.")]
-RepositoryOption = Annotated[Path, typer.Option("--repository", help="Folder that Triton loads models from.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout instead.")]
 
 
 def compare(
     model: ModelArgument,
     a: Annotated[int, typer.Argument(min=1, help="A version.")],
     b: Annotated[int, typer.Argument(min=1, help="The version to hold against it.")],
-    repository: RepositoryOption = Path("model_repository"),
-    data: Annotated[Path | None, typer.Option("--data", help="Folder that holds the data set.")] = None,
+    repository: RepositoryOption = REPOSITORY,
+    data: DataOption = None,
     png: Annotated[Path | None, typer.Option(help="Draw it into this PNG file too.")] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -53,7 +53,7 @@ def compare(
 def rollback(
     model: ModelArgument,
     to: Annotated[int | None, typer.Option(min=1, help="The version to go to; the one before without it.")] = None,
-    repository: RepositoryOption = Path("model_repository"),
+    repository: RepositoryOption = REPOSITORY,
     json_: JsonOption = False,
 ) -> None:
     """Serve an earlier version again, and withdraw the later ones; they stay, and --to brings them back.

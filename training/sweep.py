@@ -92,7 +92,7 @@ def sweep(
 ) -> Sweep:
     """Search until there are `num_trials` finished trials in all, or for `timeout_s` seconds; `tried` is told of each.
 
-    The recipe's own configuration is tried first, so what is found is never worse than what there is. Raises
+    The recipe's own configuration is tried first where the space holds it: then what is found is never worse. Raises
     SpaceInvalid for a space that doesn't fit, LockTimeout when another process searches, RunFailed for a full disk.
     """
     check(space, recipe.config)

@@ -15,18 +15,9 @@ import httpx
 import pytest
 
 from contract import Repository
+from tests.port import free_ports
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def get(url: str) -> httpx.Response | None:

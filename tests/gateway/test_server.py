@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from contract import Repository
+from tests.port import free_ports
 
 IMAGE = np.zeros((1, 8, 8, 1), np.uint8)
 
@@ -62,17 +62,11 @@ def slow_triton() -> Iterator[tuple[SlowTriton, int]]:
     server.stop(None).wait(10)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_sigterm_answers_what_is_in_flight_over_http_and_grpc(
     tiny_repository: Repository, slow_triton: tuple[SlowTriton, int], tmp_path: Path
 ) -> None:
     service, triton_port = slow_triton
-    ports = {name: free_port() for name in ("HTTP", "GRPC", "METRICS")}
+    ports = dict(zip(("HTTP", "GRPC", "METRICS"), free_ports(3), strict=True))
     environment = os.environ | {f"TIDEGATE_{name}_PORT": str(port) for name, port in ports.items()}
     environment |= {"TIDEGATE_REPOSITORY": str(tiny_repository.root), "TIDEGATE_TRITON": f"127.0.0.1:{triton_port}"}
     environment |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # not for neighbours

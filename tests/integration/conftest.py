@@ -1,7 +1,6 @@
 """A whole stack on free ports: the real Triton, the gateway and the real Prometheus, as users run them."""
 
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,19 +15,8 @@ from serving.launcher import Launcher, LaunchSettings
 from serving.loader import Loader
 from serving.runtime import Runtime, find
 from tests.integration import triton
+from tests.port import free_ports
 from tidegate.stack import Ports, Stack
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on: all held at once, so that they differ, and let go."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 @contextmanager
@@ -60,12 +48,6 @@ def stack_over() -> Any:
     return running_stack
 
 
-@pytest.fixture(scope="session", name="free_ports")
-def _free_ports() -> Any:
-    """`free_ports(count)`: ports that nobody listens on."""
-    return free_ports
-
-
 @pytest.fixture(scope="session", name="wait_until")
 def _wait_until() -> Any:
     """`wait_until(what, holds, timeout_s=60)`."""
@@ -81,7 +63,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 def serving(tmp_path_factory: pytest.TempPathFactory, runtime: Runtime) -> Iterator[triton.Serving]:
     root = tmp_path_factory.mktemp("serving")
     (root / "model_repository").mkdir()
-    ports = triton.free_ports()
+    ports = triton.some_ports()
     settings = LaunchSettings(
         repository=root / "model_repository", state_dir=root / "state", ports=ports, stop_timeout_s=1.0
     )

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from contract import Repository
+from tests.port import free_ports
 from tidegate.demo import show
 from tidegate.stack import Stack
 
@@ -115,7 +116,7 @@ def three_ports_in_a_row() -> int:
 
 
 def test_up_stays_until_it_is_told_to_stop_and_leaves_nothing_behind(
-    line: tuple[Stack, str], tmp_path: Path, free_ports: Callable[[int], list[int]], wait_until: Callable[..., Any]
+    line: tuple[Stack, str], tmp_path: Path, wait_until: Callable[..., Any]
 ) -> None:
     names = ("http", "grpc", "metrics", "prometheus")
     ports = dict(zip(names, free_ports(4), strict=True))

@@ -1,7 +1,6 @@
 """The real Prometheus scrapes a real exporter of our metrics' names, and answers every query of every board."""
 
 import math
-import socket
 import subprocess
 import threading
 import time
@@ -20,6 +19,7 @@ from monitoring.inventory import optional_metrics, used_metrics
 from monitoring.prometheus import command, find_binary, write_configuration
 from monitoring.question import bound, queries_of, selectors_of
 from monitoring.rulebook import rule_groups
+from tests.port import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -210,7 +210,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             scrape_interval_s=1,
             slow_interval_s=1,
         )
-        port = free_port()
+        (port,) = free_ports(1)
         line = command(find_binary("prometheus"), config, folder / "data", f"127.0.0.1:{port}")
         client = Client(port, http)
         with (folder / "prometheus.log").open("w+") as log, running(line, log):
@@ -268,12 +268,6 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {DEADLINE_S} s: {what}")
         pause.wait(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_both_jobs_are_up(prometheus: Client) -> None:

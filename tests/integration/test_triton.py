@@ -31,7 +31,7 @@ from tests.integration.triton import (
     Client,
     MakeVersion,
     Serving,
-    free_ports,
+    some_ports,
     times,
     until,
 )
@@ -177,7 +177,7 @@ def test_a_killed_triton_comes_back_with_its_models(
     broken.mkdir(parents=True)
     (broken / "model.onnx").write_bytes(b"garbage")
     (broken.parent / "config.pbtxt").write_text(f'name: "broken" backend: "onnxruntime"\n{TIMES}')
-    ports, stop = free_ports(), threading.Event()
+    ports, stop = some_ports(), threading.Event()
     settings = LaunchSettings(
         repository=tiny_repository.root, state_dir=tmp_path / "state", ports=ports, stop_timeout_s=1.0
     )
@@ -225,7 +225,7 @@ def test_a_killed_triton_comes_back_with_its_models(
 
 
 def test_a_triton_that_hangs_is_started_again(runtime: Runtime, tiny_repository: Repository, tmp_path: Path) -> None:
-    ports, stop = free_ports(), threading.Event()
+    ports, stop = some_ports(), threading.Event()
     settings = LaunchSettings(
         repository=tiny_repository.root, state_dir=tmp_path / "state", ports=ports, stop_timeout_s=0.5
     )
@@ -275,7 +275,7 @@ def test_a_triton_run_by_someone_else_is_kept_in_step(serving: Serving) -> None:
 
 
 def test_the_command_serves_until_it_is_told_to_stop(tiny_repository: Repository, tmp_path: Path) -> None:
-    ports = free_ports()
+    ports = some_ports()
     command = [sys.executable, "-m", "serving", "--repository", str(tiny_repository.root), "--venv", str(VENV)]
     command += ["--state-dir", str(tmp_path / "state"), "--interval", "0.1", "--stop-timeout", "1"]
     command += ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--metrics-port", str(ports.metrics)]

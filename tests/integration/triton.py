@@ -1,6 +1,5 @@
 """What the tests of the real Triton share: a client, small models, and waiting with a deadline."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from contract import Contract, Repository
 from contract.tensor import datatype_of, from_raw, to_raw
 from serving.launcher import Launcher, Ports
 from serving.loader import Loader, ModelState
+from tests.port import free_ports
 
 Array = NDArray[Any]
 MakeVersion = Callable[..., Contract]
@@ -95,14 +95,8 @@ class Serving:
         return self.loader.reconcile()[name]
 
 
-def free_ports() -> Ports:
-    sockets = [socket.socket() for _ in range(3)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    http, grpc_port, metrics = (each.getsockname()[1] for each in sockets)
-    for each in sockets:
-        each.close()
-    return Ports(http=http, grpc=grpc_port, metrics=metrics)
+def some_ports() -> Ports:
+    return Ports(**dict(zip(("http", "grpc", "metrics"), free_ports(3), strict=True)))
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

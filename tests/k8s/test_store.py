@@ -4,7 +4,6 @@ The bucket is the object store library's own in memory; the registry is the real
 """
 
 import shutil
-import socket
 import subprocess
 import threading
 import urllib.error
@@ -17,6 +16,7 @@ from obstore.store import MemoryStore
 
 from contract import DigestMismatch, Repository
 from tests.conftest import MakeVersion
+from tests.port import free_ports
 from tidegate.artefact import Artefact
 from tidegate.bucket import Bucket
 from tidegate.delivery import jobs, sync
@@ -39,7 +39,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not on PATH: copies to a registry were not tried")
-    folder, port = tmp_path_factory.mktemp("registry"), free_port()
+    folder, (port,) = tmp_path_factory.mktemp("registry"), free_ports(1)
     config = folder / "config.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
@@ -187,7 +187,7 @@ def test_a_layer_is_the_same_bytes_whoever_makes_it(registry: str, source: Path,
 
 
 def test_an_unreachable_registry_is_one_sentence(source: Path) -> None:
-    address = f"127.0.0.1:{free_port()}/models:latest"
+    address = f"127.0.0.1:{free_ports(1)[0]}/models:latest"
 
     with pytest.raises(DeliveryError, match="the registry can't be asked"):
         synchronise(Folder(source), Artefact(address))
@@ -220,12 +220,6 @@ def test_a_job_without_an_image_says_where_to_put_one(capsys: pytest.CaptureFixt
 
     jobs(["models", "rollback", "tiny"], image="registry.example.com/training@sha256:1")
     assert "--repository=/models/repository" in capsys.readouterr().out
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -1,7 +1,6 @@
 """The real Prometheus and the real Alertmanager tell a webhook that inputs have shifted; in seconds, not in hours."""
 
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -21,6 +20,7 @@ from monitoring.drift import Window
 from monitoring.file import write_texts
 from monitoring.prometheus import CONFIG_FILE, command, configuration, find_binary
 from monitoring.rulebook import ALERTS_FILE, RULES_FILE, alerts_text, rules_text
+from tests.port import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -65,7 +65,7 @@ def test_a_shift_of_the_inputs_reaches_the_models_team_and_nothing_does_before(t
     with ExitStack() as stack:
         exporter = stack.enter_context(exporting(gateway))
         bell = stack.enter_context(listening(webhook))
-        prometheus, alertmanager = free_port(), free_port()
+        prometheus, alertmanager = free_ports(2)
         write_texts(
             tmp_path,
             {
@@ -170,9 +170,3 @@ def wait_until(holds: Callable[[], object], what: str, logs: Sequence[Path]) -> 
             said = "\n".join(log.read_text()[-1000:] for log in logs)
             raise AssertionError(f"not within {DEADLINE_S} s: {what}\n{said}")
         pause.wait(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

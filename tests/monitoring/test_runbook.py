@@ -1,4 +1,4 @@
-"""Every alert has a runbook, every runbook an alert, and what they tell to run can be run."""
+"""Every alert has a runbook, every runbook an alert, and the commands that they name are there."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,6 @@ from tidegate.command import app
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
 ALERTS = {alert.name for group in alert_groups() for alert in group.rules}
-PLACEHOLDERS = ("MODEL", "VERSION", "FEATURE", "ROUTE", "RECIPE", "FOLDER", "ID")
 
 # Exported, and read by runbooks only: docs/metrics.md has them all.
 DOCUMENTED = set(re.findall(r"`([a-z_]+)(?:\{[^`]*\})?`", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")))
