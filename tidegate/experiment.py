@@ -109,7 +109,7 @@ def sweep(
     from training.space import default_space, parse
     from training.sweep import sweep as search
 
-    found = _recipe(recipe, quick)
+    found = _recipe(recipe, quick).begun(runs)
     dataset = _dataset(found, data)
     wanted = parse(space, found.config) if space else found.space or default_space(found.config)
     shown = progress(json_)

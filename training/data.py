@@ -19,15 +19,21 @@ class Split:
     """Input tensors `[M, ...]` by name, targets `[M, ...]`, and features that only the original shows (`[M]` each).
 
     Where a sample has several targets, `several` makes one array of them, whose fields have their names.
+    `lesson` is what the network is called with while it learns, in this order, where that isn't what it answers from:
+    a decoder that is shown the right words so far, or a whole text where it later goes on word by word.
     """
 
     inputs: Tensors
     targets: NDArray[Any]
     observed: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    lesson: Tensors = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Every array has the same number of samples."""
-        sizes = {len(array) for array in (*self.inputs.values(), self.targets, *self.observed.values())}
+        sizes = {
+            len(array)
+            for array in (*self.inputs.values(), self.targets, *self.observed.values(), *self.lesson.values())
+        }
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"expected arrays of one length above 0, got {sorted(sizes)}")
 
@@ -41,6 +47,7 @@ class Split:
             inputs={name: array[chosen] for name, array in self.inputs.items()},
             targets=self.targets[chosen],
             observed={name: array[chosen] for name, array in self.observed.items()},
+            lesson={name: array[chosen] for name, array in self.lesson.items()},
         )
 
 
@@ -48,7 +55,8 @@ class Split:
 class Dataset:
     """The network learns from `train`, `validation` shows how it goes, `test` is looked at once, at the end.
 
-    `sha256` is of the data and how it was split: a run that began on another one refuses to resume.
+    `sha256` is of the data and how it was split: a run that began on another one refuses to resume. `files` are what a
+    version needs beside its graph, by name, such as the tokenizer that the texts were cut by.
     """
 
     name: str
@@ -56,6 +64,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     def limited(self, num_train: int | None) -> "Dataset":
         """The same data set with only the first samples of its training split."""

@@ -47,7 +47,7 @@ def train_recipe(
     name: str, runs_dir: Path, data_dir: Path | None, group: Group, *, quick: bool = False, events: bool = False
 ) -> None:
     """What each process does for a recipe: load the data, and train; the first one shows how it goes."""
-    recipe = find(name).quick() if quick else find(name)
+    recipe = (find(name).quick() if quick else find(name)).begun(runs_dir)
     config = recipe.config
     dataset = recipe.load(data_dir).limited(config.num_train)
     bar = TrainingBar(

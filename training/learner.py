@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -40,11 +41,12 @@ class Samples:
 
     @classmethod
     def of(cls, split: Split, recipe: Recipe) -> "Samples":
-        """The split's arrays, in the order of the recipe's inputs."""
+        """The split's lesson, or where it has none its arrays in the order of the recipe's inputs."""
         names, targets = split.targets.dtype.names, split.targets
         tensors = {name: torch.from_numpy(targets[name].copy()) for name in names or ()}
+        lesson = tuple(torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in split.lesson.values())
         return cls(
-            inputs=tensors_of(split.inputs, recipe.inputs),
+            inputs=lesson or tensors_of(split.inputs, recipe.inputs),
             targets=tensors or torch.from_numpy(targets),
             size=len(split),
         )

@@ -90,6 +90,7 @@ def run(
 ) -> Contract:
     """Train, or go on training, and publish; raises TrainingError, and whatever `compile` raises."""
     recipe, stages = _form(recipe, quick), Stages(console)
+    recipe = _pretrain(recipe, runs_dir, stages, data_dir, manner or Manner())
     dataset = _load(recipe, data_dir, stages)
     _train(recipe, dataset, runs_dir, stages, data_dir, manner or Manner())
     return _publish(recipe, dataset, repository, runs_dir, compile, require, stages)
@@ -109,6 +110,7 @@ def train_stage(
     Raises DataNotFound, DataInvalid, RunMismatch, RunFailed, LockTimeout or Diverged.
     """
     recipe, stages = _form(recipe, quick), Stages(console)
+    recipe = _pretrain(recipe, runs_dir, stages, data_dir, manner or Manner())
     dataset = _load(recipe, data_dir, stages)
     return _train(recipe, dataset, runs_dir, stages, data_dir, manner or Manner())
 
@@ -131,12 +133,20 @@ def publish_stage(
     Raises RunUnfinished, GateFailed, ParityFailed, ExportFailed, PublishFailed, LockTimeout, what reading the data
     raises, and whatever `compile` raises; then nothing was published.
     """
-    recipe, stages = _form(recipe, quick), Stages(console)
+    recipe, stages = _form(recipe, quick).begun(runs_dir), Stages(console)
     return _publish(recipe, _load(recipe, data_dir, stages), repository, runs_dir, compile, require, stages)
 
 
 def _form(recipe: Recipe, quick: bool) -> Recipe:
     return recipe.quick() if quick else recipe
+
+
+def _pretrain(recipe: Recipe, runs_dir: Path, stages: Stages, data_dir: Path | None, manner: Manner) -> Recipe:
+    """Train what the recipe comes after, and what that comes after, before it; the recipe with those weights."""
+    if recipe.after is not None:
+        first = _pretrain(recipe.after, runs_dir, stages, data_dir, manner)
+        _train(first, _load(first, data_dir, stages), runs_dir, stages, data_dir, manner)
+    return recipe.begun(runs_dir)
 
 
 def _load(recipe: Recipe, data_dir: Path | None, stages: Stages) -> Dataset:
@@ -334,6 +344,9 @@ def _artifacts(
     _write_report(candidate, folder, shown)
     pages = report.write(folder, findings)
     files = {ONNX_FILE: "model", GOLDEN_FILE: "golden", REPORT_FILE: "report"} | {p.name: "report" for p in pages}
+    for name, content in candidate.dataset.files.items():
+        (folder / name).write_bytes(content)
+        files[name] = "tokenizer"
     if passport is not None:
         files |= {passport.engine: "engine", PASSPORT_FILE: "passport"}
     return tuple(artifact(folder, path, role) for path, role in files.items())

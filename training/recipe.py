@@ -5,14 +5,17 @@ tuple. What it is trained with is what is exported, so there is no second form t
 """
 
 import importlib
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from contract.schema import AxisRange, Postprocess, Preprocess, Slo, TensorSpec
+from training import recipes
 from training.augmentation import Augment
 from training.config import TrainConfig
 from training.data import Dataset
@@ -26,9 +29,6 @@ from training.teacher import Teacher
 
 QUICK = "-quick"  # what the name of a recipe's quick form ends with
 
-# Imported when asked for: a recipe may need a library that another one doesn't.
-_MODULES = {"fashion-resnet": "training.recipes.fashion_resnet"}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -39,6 +39,9 @@ class Recipe:
     Fine-tuning: training begins at `start`, and leaves alone the parameters that a pattern in `frozen` names, as in
     `("stem.*", "blocks.0.*")`. Distillation: a `teacher` is listened to beside the labels. `metrics` judge a kind of
     answer that has none of its own; `space` is what `tidegate sweep` searches.
+    Pre-training: the recipe `after` is trained first, and this one begins with its weights, all but those that a
+    pattern in `fresh` names. `baselines` are what anyone would try first: names, and functions that give each one's
+    value of the first metric on the test split.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Recipe:
     objective: Objective
     augment: Augment | None = None
     start: Start | None = None
+    after: "Recipe | None" = None
+    fresh: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     teacher: Teacher | None = None
     inputs: tuple[TensorSpec, ...]
@@ -64,8 +69,11 @@ class Recipe:
     quick_config: TrainConfig
     quick_gates: tuple[Gate, ...]
     space: Space = field(default_factory=dict)
+    baselines: Mapping[str, Callable[[Dataset], float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.after is not None and self.start is not None:
+            raise ValueError(f"recipe {self.name}: give a recipe to come after, or weights to start from, not both")
         if self.metrics is None and not is_measured(self.postprocess):
             raise ValueError(
                 f"recipe {self.name}: give metrics, for there are none for postprocessing of kind "
@@ -80,7 +88,14 @@ class Recipe:
             description=f"{self.description} Quick run to try the machinery, not for use.",
             config=self.quick_config,
             gates=self.quick_gates,
+            after=None if self.after is None else self.after.quick(),
         )
+
+    def begun(self, runs_dir: Path) -> "Recipe":
+        """The recipe with the weights of the one it comes after, whose run lies in `runs_dir`; itself without one."""
+        if self.after is None:
+            return self
+        return replace(self, after=None, start=Start(weights=runs_dir / self.after.name, fresh=self.fresh))
 
     def describe(self) -> dict[str, Any]:
         """The run's identity, and part of its provenance, in JSON's types; the network and the data have their own.
@@ -104,17 +119,26 @@ class Recipe:
 
 def names() -> list[str]:
     """Names of all recipes, sorted."""
-    return sorted(_MODULES)
+    return sorted(_catalogue())
 
 
 def find(name: str) -> Recipe:
     """The recipe of that name; raises RecipeNotFound."""
     try:
-        module = importlib.import_module(_MODULES[name])
+        return _catalogue()[name]
     except KeyError:
         raise RecipeNotFound(f"expected one of the recipes {', '.join(names())}, got {name!r}") from None
-    found = module.RECIPE
-    assert isinstance(found, Recipe)
+
+
+@cache
+def _catalogue() -> dict[str, Recipe]:
+    """Every recipe by name: each module of `training.recipes` holds some in `RECIPES`."""
+    found: dict[str, Recipe] = {}
+    for module in pkgutil.iter_modules(recipes.__path__, f"{recipes.__name__}."):
+        for recipe in importlib.import_module(module.name).RECIPES:
+            assert isinstance(recipe, Recipe)
+            assert recipe.name not in found
+            found[recipe.name] = recipe
     return found
 
 

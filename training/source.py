@@ -41,7 +41,7 @@ class Source:
 
     def folders(self, data_dir: Path | None) -> list[Path]:
         """Where files are looked for, in order: the user's folder, the package's, earlier downloads."""
-        found = [Path("/usr/share/datasets") / self.folder, _cache_dir() / self.folder]
+        found = [Path("/usr/share/datasets") / self.folder, cache_dir() / self.folder]
         return found if data_dir is None else [data_dir, *found]
 
     def read(self, data_dir: Path | None) -> dict[str, bytes]:
@@ -69,14 +69,15 @@ class Source:
                 f"({exc!s:.120}): run `apt-get install {self.package}`, or name a folder that holds it with --data"
             ) from exc
         content = _verified(file, packed, file.url)
-        cache = _cache_dir() / self.folder
+        cache = cache_dir() / self.folder
         # Without a place for a copy, the next run downloads again.
         with contextlib.suppress(OSError, LockTimeout), exclusive(cache / "lock", f"the folder {cache}"):
             write_atomically(cache / f"{file.name}.gz", packed)
         return content
 
 
-def _cache_dir() -> Path:
+def cache_dir() -> Path:
+    """Where downloads are kept."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "tidegate" / "datasets"
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data import Split, split
+from training.dataset import fashion_mnist
 from training.error import DataInvalid, DataNotFound
-from training.recipes import fashion_resnet
 from training.source import DataFile, Source
 
 CONTENT = b"real data"
@@ -99,14 +99,14 @@ def test_a_download_that_is_another_file_is_refused_and_not_kept(address: str, c
 
 def test_fashion_mnist_is_there_and_whole() -> None:
     """Fails with the sentence that says how to get it where setup hasn't installed it."""
-    dataset = fashion_resnet.load(None)
+    dataset = fashion_mnist.load(None)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (55_000, 5_000, 10_000)
     assert dataset.test.inputs["image"].shape == (10_000, 28, 28, 1)
     assert dataset.test.inputs["image"].dtype == np.uint8
     np.testing.assert_array_equal(np.bincount(dataset.test.targets), np.full(10, 1_000))
     scaled = dataset.train.inputs["image"] / np.float32(255)
-    assert scaled.mean() == pytest.approx(fashion_resnet.PIXEL_MEAN, abs=1e-3)
-    assert scaled.std() == pytest.approx(fashion_resnet.PIXEL_STD, abs=1e-3)
+    assert scaled.mean() == pytest.approx(fashion_mnist.PIXEL_MEAN, abs=1e-3)
+    assert scaled.std() == pytest.approx(fashion_mnist.PIXEL_STD, abs=1e-3)
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

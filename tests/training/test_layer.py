@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from training.layer import Layer, LayerWatch, first_not_finite, notes
-from training.network import PixelScale, ResidualNetwork
+from training.network.pixel import PixelScale
+from training.network.residual import ResidualNetwork
 
 
 def look(network: nn.Module, x: Tensor) -> dict[str, Layer]:

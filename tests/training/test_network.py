@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.augmentation import FlipAndShift
-from training.network import PixelScale, ResidualNetwork
+from training.network.pixel import PixelScale
+from training.network.residual import ResidualNetwork
 
 
 def test_pixels_are_scaled_and_standardised_by_channel() -> None:

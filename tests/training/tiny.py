@@ -45,7 +45,8 @@ from training.error import RunFailed
 from training.gate import Gate
 from training.group import Group
 from training.loop import train
-from training.network import PixelScale, ResidualNetwork
+from training.network.pixel import PixelScale
+from training.network.residual import ResidualNetwork
 from training.objective import Classification
 from training.recipe import Recipe
 
