@@ -2,7 +2,8 @@
 
 `python -m bench soak` asks a gateway a million times and watches its memory. Both write their figures into
 `run/bench/` and, with those of the other's last run, into `docs/bench.md`. `python -m bench engines` compiles what is
-published for every target and precision, and writes `docs/engines.md`. Nothing else should run on the machine
+published for every target and precision, and writes `docs/engines.md`; `python -m bench recipes` trains, publishes and
+asks every recipe, and writes `docs/recipes.md`. Nothing else should run on the machine
 meanwhile: the load generator and the servers share its cores.
 """
 
@@ -36,6 +37,7 @@ PEER_IDS = tuple(peer.id for peer in PEERS)
 KINDS = tuple(kind for kind in TITLES if kind not in PEER_IDS)
 
 STATE = ROOT / "run" / "bench"
+CATALOGUE = ROOT / "run" / "catalogue"
 RESULT, SOAK = STATE / "result.json", STATE / "soak.json"
 PAGE, PICTURE = "bench.md", "bench.png"
 
@@ -46,6 +48,8 @@ def main() -> int:
     console = Console()
     if options.what == "engines":
         return _engines(options, console)
+    if options.what == "recipes":
+        return _recipes(options, console)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended in order
     os.environ["TIDEGATE_PROCESSES"] = str(options.processes)
     STATE.mkdir(parents=True, exist_ok=True)
@@ -76,12 +80,30 @@ def _engines(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _recipes(options: argparse.Namespace, console: Console) -> int:
+    """Every recipe, trained where it isn't yet, and the table of them all."""
+    from bench.recipe import run
+    from bench.recipe_page import COLUMNS, cells, write
+    from training.recipe import names
+
+    try:
+        result = run(CATALOGUE, console, names())
+    except (BenchError, StackError) as exc:
+        console.print(f"bench: {exc}", markup=False)
+        return 1
+    write(result, options.docs)
+    console.print(_table("recipes", COLUMNS, map(cells, result.rows)))
+    for name, reason in result.failures.items():
+        console.print(f"not there: {name}: {reason}", markup=False)
+    return int(bool(result.failures))
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure the gateway beside Triton and beside other servers, or its memory over many requests.",
     )
-    parser.add_argument("what", nargs="?", choices=("rounds", "soak", "engines"), default="rounds")
+    parser.add_argument("what", nargs="?", choices=("rounds", "soak", "engines", "recipes"), default="rounds")
     parser.add_argument("--rounds", type=_positive, default=3, help="measurements of each cell, in turns")
     parser.add_argument("--seconds", type=_positive, default=2, help="length of one measurement")
     parser.add_argument("--connections", type=_positive, nargs="+", default=[1, 16, 64])

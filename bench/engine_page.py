@@ -6,9 +6,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from bench.engine import EngineResult, EngineRow, LatencyRow
+from bench.page import put, table
 from bench.result import Spread
 
-BEGIN, END = "<!-- figures: python -m bench engines -->", "<!-- end of figures -->"
 PAGE, PICTURE = "engines.md", "engines.png"
 COMMAND = "python -m bench engines"
 _COLOURS = {"torch, FP32": "#9ca3af", "ONNX Runtime, FP32": "#60a5fa", "ONNX Runtime, INT8": "#2563eb"}
@@ -16,14 +16,9 @@ _COLOURS = {"torch, FP32": "#9ca3af", "ONNX Runtime, FP32": "#60a5fa", "ONNX Run
 
 def write(result: EngineResult, docs: Path) -> None:
     """Put the figures between the page's two marks; raises ValueError when it has none."""
-    page = docs / PAGE
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"expected the marks {BEGIN!r} and {END!r} in {page}")
     if result.latencies:
         draw(result.latencies, docs / PICTURE)
-    page.write_text(f"{before}{BEGIN}\n\n{markdown(result)}\n{END}{after}", encoding="utf-8")
+    put(docs / PAGE, COMMAND, markdown(result))
 
 
 def markdown(result: EngineResult) -> str:
@@ -38,7 +33,7 @@ def markdown(result: EngineResult) -> str:
         if all(row.engine_error is None for row in result.engines)
         else "Each engine ran beside its graph on the golden samples.",
         "",
-        _table(
+        table(
             ("recipe", "precision", "largest error", "metric", "target", "build", "size"),
             (_engine_cells(row) for row in result.engines),
         ),
@@ -100,7 +95,7 @@ def _latency_tables(rows: Sequence[LatencyRow]) -> Iterable[str]:
         batches = sorted({row.batch for row in own})
         cells = {(row.runtime, row.batch): row.spread for row in own}
         runtimes = dict.fromkeys(row.runtime for row in own)
-        yield _table(
+        yield table(
             (recipe, *(f"batch {batch}" for batch in batches)),
             (
                 (
@@ -115,8 +110,3 @@ def _latency_tables(rows: Sequence[LatencyRow]) -> Iterable[str]:
 
 def _shown(spread: Spread) -> str:
     return f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -110,21 +110,21 @@ def doctor(json_: JsonOption = False) -> None:
 
 
 @app.command()
-def recipes(json_: JsonOption = False) -> None:
-    """List the recipes that can be trained.
+def recipes(repository: RepositoryOption = REPOSITORY, json_: JsonOption = False) -> None:
+    """List the recipes that can be trained, and the quality of those that are published.
 
     Example: tidegate recipes
     """
     with one_sentence():
-        from training import recipe
+        from tidegate.listing import recipe_rows
 
-        rows = [recipe.find(name) for name in recipe.names()]
+        rows = recipe_rows(repository)
     if json_:
-        print(json.dumps([{"recipe": r.name, "model": r.model, "task": r.task} for r in rows], indent=1))
+        print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    table = Table("recipe", "model", "task", "description", box=None)
+    table = Table("recipe", "task", "data", "parameters", "quality of the newest version (95 % interval)", box=None)
     for row in rows:
-        table.add_row(row.name, row.model, row.task, row.description)
+        table.add_row(row.name, row.task, row.data, f"{row.num_parameters:,}", row.quality or "not published yet")
     console.print(table)
 
 

@@ -1,11 +1,16 @@
 """What is published in a repository, and what Triton says of it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contract import Contract, ContractError, Passport, Repository
 from serving import ServingError
 from serving.control import Control
+
+if TYPE_CHECKING:
+    from training.recipe import Recipe
 
 _TIMEOUT_S = 2.0
 
@@ -42,6 +47,47 @@ def versions(root: Path, triton: str) -> list[Row]:
                 state = "withdrawn, still served" if state == "served" else "withdrawn"
             rows.append(_row(repository, name, version, state))
     return rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeRow:
+    """One recipe; `version` is the newest that was published by it, `quality` that version's, where there is one."""
+
+    name: str
+    model: str
+    task: str
+    description: str
+    data: str
+    num_parameters: int
+    version: int | None
+    quality: str
+
+
+def recipe_rows(root: Path) -> list[RecipeRow]:
+    """Every recipe, and the newest version of each in the repository."""
+    from training.recipe import find, names
+
+    return [_recipe_row(Repository(root), find(name)) for name in names()]
+
+
+def _recipe_row(repository: Repository, recipe: "Recipe") -> RecipeRow:
+    made = None
+    for version in reversed(repository.versions(recipe.model)):
+        with suppress(ContractError):
+            contract = repository.contract(recipe.model, version)
+            if contract.provenance.config.get("recipe") == recipe.name:
+                made = contract
+                break
+    return RecipeRow(
+        name=recipe.name,
+        model=recipe.model,
+        task=recipe.task,
+        description=recipe.description,
+        data=recipe.data,
+        num_parameters=sum(parameter.numel() for parameter in recipe.network().parameters()),
+        version=made.version if made else None,
+        quality=_quality(made) if made else "",
+    )
 
 
 def _row(repository: Repository, name: str, version: int, state: str) -> Row:

@@ -34,8 +34,8 @@ QUICK = "-quick"  # what the name of a recipe's quick form ends with
 class Recipe:
     """What is trained, on what, for what, and what the result promises.
 
-    `load` reads the data set, from the given folder first where there is one. The quick form of a recipe is for
-    trying the machinery: `quick_config` and `quick_gates` take the place of the others.
+    `data` names the data set for people; `load` reads it, from the given folder first where there is one. The quick
+    form of a recipe is for trying the machinery: `quick_config` and `quick_gates` take the place of the others.
     Fine-tuning: training begins at `start`, and leaves alone the parameters that a pattern in `frozen` names, as in
     `("stem.*", "blocks.0.*")`. Distillation: a `teacher` is listened to beside the labels. `metrics` judge a kind of
     answer that has none of its own; `space` is what `tidegate sweep` searches.
@@ -48,6 +48,7 @@ class Recipe:
     model: str
     task: str
     description: str
+    data: str = ""
     load: Callable[[Path | None], Dataset]
     network: Callable[[], nn.Module]
     objective: Objective

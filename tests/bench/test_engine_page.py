@@ -3,8 +3,11 @@ from pathlib import Path
 import pytest
 
 from bench.engine import EngineResult, EngineRow, LatencyRow
-from bench.engine_page import BEGIN, END, write
+from bench.engine_page import COMMAND, write
 from bench.machine import Machine
+from bench.page import END, mark
+
+BEGIN = mark(COMMAND)
 
 MACHINE = Machine(date="2026-01-01", processor="a processor", num_cores=2, memory_gib=8, system="Linux", versions={})
 

@@ -24,6 +24,7 @@ FASHION_RESNET = Recipe(
     model="fashion-mnist",
     task="image-classification",
     description="Names the kind of a piece of clothing in a 28 x 28 grey picture on black.",
+    data="Fashion-MNIST",
     load=load,
     network=network,
     objective=Classification(),
