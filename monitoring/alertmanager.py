@@ -19,6 +19,9 @@ from monitoring.rule import HEADER, Severity, Team
 ALERTMANAGER_FILE = "alertmanager.yml"
 WEBHOOK = "http://127.0.0.1:9095"
 
+# What a model that learned from newer data may mend.
+ASK_FOR_TRAINING = ("FeatureDrift", "PredictionDrift", "AccuracyLow", "EstimatedAccuracyLow")
+
 _TEAMS: tuple[Team, ...] = get_args(Team)
 _REPEAT: Mapping[Severity, str] = {"critical": "4h", "warning": "3d", "info": "5d"}
 _OF_TRITON = (
@@ -33,6 +36,14 @@ _WATCHDOG_ROUTE = {
     "group_wait": "0s",
     "group_interval": "1m",
     "repeat_interval": "1m",
+}
+
+
+_RETRAIN_ROUTE = {
+    "receiver": "retrain",
+    "matchers": [f"alertname=~{'|'.join(ASK_FOR_TRAINING)}"],
+    "continue": True,  # people are told as well
+    "repeat_interval": "12h",
 }
 
 
@@ -64,15 +75,15 @@ INHIBITIONS = (
 )
 
 
-def alertmanager_configuration(webhook: str = WEBHOOK, *, group_wait: str = "30s", group_interval: str = "5m") -> str:
+def alertmanager_configuration(
+    webhook: str = WEBHOOK, *, retrain: str | None = None, group_wait: str = "30s", group_interval: str = "5m"
+) -> str:
     """Text of `alertmanager.yml` that posts to an address below `webhook` for each team and severity.
 
-    Raises ValueError for a webhook that is no http or https address.
+    With `retrain`, alerts that a training may mend go there too. Raises ValueError for one that is no http or https
+    address.
     """
-    parts = urlsplit(webhook)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"expected a webhook like {WEBHOOK}, got {webhook!r}")
-    root = webhook.rstrip("/")
+    root = _address(webhook)
     places = [(f"{team}-{severity}", team, severity) for team in _TEAMS for severity in _REPEAT]
     document = {
         "route": {
@@ -81,11 +92,12 @@ def alertmanager_configuration(webhook: str = WEBHOOK, *, group_wait: str = "30s
             "group_wait": group_wait,
             "group_interval": group_interval,
             "repeat_interval": "4h",
-            "routes": [_WATCHDOG_ROUTE, *(_route(*place) for place in places)],
+            "routes": [_WATCHDOG_ROUTE, *([_RETRAIN_ROUTE] if retrain else []), *(_route(*place) for place in places)],
         },
         "inhibit_rules": [_inhibition(inhibition) for inhibition in INHIBITIONS],
         "receivers": [
             {"name": "watchdog", "webhook_configs": [{"url": f"{root}/watchdog", "send_resolved": False}]},
+            *([_retrain(retrain)] if retrain else []),
             *(
                 {"name": name, "webhook_configs": [{"url": f"{root}/{team}/{severity}", "send_resolved": True}]}
                 for name, team, severity in places
@@ -111,6 +123,17 @@ def alertmanager_command(
         "--cluster.listen-address=",
         "--log.level=warn",
     ]
+
+
+def _address(webhook: str) -> str:
+    parts = urlsplit(webhook)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"expected a webhook like {WEBHOOK}, got {webhook!r}")
+    return webhook.rstrip("/")
+
+
+def _retrain(address: str) -> dict[str, Any]:
+    return {"name": "retrain", "webhook_configs": [{"url": f"{_address(address)}/alerts", "send_resolved": False}]}
 
 
 def _route(receiver: str, team: Team, severity: Severity) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tidegate.experiment import report, runs, size, sweep
 from tidegate.importing import import_model
 from tidegate.manifest import manifests
 from tidegate.replay import replay
+from tidegate.retraining import retrain
 from tidegate.rules import rules
 from tidegate.terminal import (
     REPOSITORY,
@@ -75,6 +76,7 @@ app.command("replay")(in_one_sentence(replay))
 app.command("sync")(in_one_sentence(sync))
 app.command("jobs")(in_one_sentence(jobs))
 app.command("manifests")(in_one_sentence(manifests))
+app.command("retrain")(in_one_sentence(retrain))
 
 BetterOption = Annotated[
     bool, typer.Option("--require-better", help="Publish only what is shown to be better than the served version.")

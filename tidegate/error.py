@@ -11,3 +11,7 @@ class StackError(CommandError):
 
 class AskError(CommandError):
     """The gateway can't be reached, or refused the request."""
+
+
+class ClusterError(CommandError):
+    """The Kubernetes cluster can't be asked, or refuses."""

@@ -26,6 +26,7 @@ _PLAIN, _OPERATOR, _DASHBOARDS = (
 def manifests(
     folder: Annotated[Path, typer.Option(help="Folder of the components.", exists=True, file_okay=False)] = FOLDER,
     webhook: Annotated[str, typer.Option(help="Where Alertmanager posts, below it team and severity.")] = WEBHOOK,
+    retrain: Annotated[str | None, typer.Option(help="Where it asks for a training: http://retrain:8090.")] = None,
     runbooks: Annotated[str | None, typer.Option(help="Address of docs/runbooks, for links in alerts.")] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -37,14 +38,14 @@ def manifests(
     from tidegate.error import CommandError
 
     try:
-        changed = write_texts(folder, texts(webhook=webhook, runbooks=runbooks))
+        changed = write_texts(folder, texts(webhook=webhook, retrain=retrain, runbooks=runbooks))
     except ValueError as exc:
         raise CommandError(str(exc)) from exc
     paths = [str(path) for path in changed]
     typer.echo(json.dumps(paths) if json_ else "\n".join(paths) or f"nothing changed in {folder}")
 
 
-def texts(*, webhook: str = WEBHOOK, runbooks: str | None = None) -> dict[str, str]:
+def texts(*, webhook: str = WEBHOOK, retrain: str | None = None, runbooks: str | None = None) -> dict[str, str]:
     """Text of every generated file by its path below `k8s/components`; ValueError for a webhook that is no address."""
     from monitoring.alertmanager import alertmanager_configuration
     from monitoring.rule import RUNBOOKS
@@ -56,7 +57,7 @@ def texts(*, webhook: str = WEBHOOK, runbooks: str | None = None) -> dict[str, s
         f"{_PLAIN}/prometheus.yml": _prometheus(),
         f"{_PLAIN}/tidegate.rules.yml": recorded,
         f"{_PLAIN}/tidegate.alerts.yml": alerts,
-        f"{_PLAIN}/alertmanager.yml": alertmanager_configuration(webhook),
+        f"{_PLAIN}/alertmanager.yml": alertmanager_configuration(webhook, retrain=retrain),
         f"{_PLAIN}/grafana.yaml": _grafana(list(dashboards)),
         f"{_OPERATOR}/rule.yaml": _prometheus_rules(recorded, alerts),
         f"{_DASHBOARDS}/dashboards.yaml": _dashboards(dashboards),

@@ -22,12 +22,12 @@ OVERLAYS = ("cpu", "gpu")
 # In the order in which they are applied; `images` is the last.
 COMPONENTS = (
     "gpu", "engine-build", "node-cache", "mig", "image-volume", "feedback", "network-policy", "prometheus",
-    "prometheus-operator", "hpa", "keda", "ingress", "team", "training", "images",
+    "prometheus-operator", "hpa", "keda", "ingress", "team", "training", "retrain", "images",
 )  # fmt: skip
 BROUGHT_ALONG = ("dashboards",)
-NEEDS = {"node-cache": {"engine-build"}, "mig": {"gpu", "engine-build"}}
+NEEDS = {"retrain": {"training"}, "node-cache": {"engine-build"}, "mig": {"gpu", "engine-build"}}
 # What doesn't go together: two autoscalers, two ways to watch, and training without a volume to publish into.
-HALVES = ({"hpa", "prometheus-operator", "training"}, {"keda", "prometheus", "image-volume"})
+HALVES = ({"hpa", "prometheus-operator", "training", "retrain"}, {"keda", "prometheus", "image-volume"})
 
 Case = tuple[str, ...]
 

@@ -99,6 +99,12 @@ def test_training_reaches_its_like_only() -> None:
     assert arrows == ARROWS | TRAINING
 
 
+def test_retraining_hears_alertmanager_and_asks_the_api_server() -> None:
+    arrows = set(Network(composed(("network-policy", "prometheus", "training", "retrain"))).arrows())
+
+    assert arrows == ARROWS | TRAINING | {("alertmanager", "retrain", "http"), ("retrain", "anyone", "https")}
+
+
 def test_jobs_that_deliver_reach_what_lies_outside_on_443_only() -> None:
     network = Network(composed(("network-policy",)))
     network.places = {"sync": (OWN_NAMESPACE, {"app.kubernetes.io/component": "delivery"})}

@@ -26,6 +26,7 @@ from tests.k8s.cluster import (
     pods,
     ports_of,
 )  # fmt: skip
+from tidegate.retraining import create_receiver
 
 IMAGE = re.compile(r"[a-z0-9.-]+(:\d+)?/[a-z0-9./_-]+@sha256:[0-9a-f]{64}")
 
@@ -44,7 +45,8 @@ def every_container() -> Iterator[tuple[str, Object]]:
 def test_pods_pass_the_restricted_level_and_hold_no_token() -> None:
     for owner, pod in every_pod():
         spec, context = pod["spec"], pod["spec"]["securityContext"]
-        assert spec["automountServiceAccountToken"] is False, owner
+        asks_the_cluster = owner == "Deployment/retrain"
+        assert spec["automountServiceAccountToken"] is asks_the_cluster, owner
         assert spec["enableServiceLinks"] is False, owner
         assert spec["serviceAccountName"] != "default", owner
         assert context["runAsNonRoot"] is True, owner
@@ -196,6 +198,7 @@ def test_probes_ask_for_paths_that_exist() -> None:
         "prometheus": {"/-/ready", "/-/healthy"},
         "alertmanager": {"/-/ready", "/-/healthy"},
         "grafana": {"/api/health"},
+        "retrain": {route.path for route in create_receiver(_NO_PLANE, None).routes},  # type: ignore[attr-defined]
     }
     for owner, pod in every_pod():
         if owner.partition("/")[0] not in ("Deployment", "StatefulSet"):

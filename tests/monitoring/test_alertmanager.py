@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitoring.alertmanager import INHIBITIONS, alertmanager_configuration
+from monitoring.alertmanager import ASK_FOR_TRAINING, INHIBITIONS, alertmanager_configuration
 from monitoring.prometheus import find_binary
 from monitoring.rulebook import alert_groups
 
@@ -58,6 +58,18 @@ def test_a_webhook_is_told_team_and_severity_in_its_address(config: Path) -> Non
 def test_a_webhook_is_an_address(webhook: str) -> None:
     with pytest.raises(ValueError, match="webhook"):
         alertmanager_configuration(webhook)
+
+
+def test_a_training_is_asked_for_beside_the_people(tmp_path: Path) -> None:
+    config = tmp_path / "alertmanager.yml"
+    config.write_text(alertmanager_configuration(retrain="http://retrain:8090/"), encoding="utf-8")
+
+    assert "8 receivers" in amtool("check-config", config)
+    for name in ASK_FOR_TRAINING:
+        (alert,) = (alert for alert in ALERTS if alert.name == name)
+        labels = (f"alertname={name}", f"severity={alert.severity}", f"team={alert.team}", "model=m")
+        told = amtool("config", "routes", "test", f"--config.file={config}", *labels).strip()
+        assert told == f"retrain,{alert.team}-{alert.severity}"
 
 
 def test_inhibitions_name_alerts_that_there_are_and_no_warning_hushes_a_page() -> None:
