@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from contract import Repository
 from gateway.balance import BalanceMetrics, Balancer
 from gateway.dataplane import DataPlane
+from gateway.exposition import Registry
 from gateway.feedback import Feedback
 from gateway.hot import HotEndpoints, HotPath
 from gateway.journal import Journal
@@ -42,13 +43,13 @@ _SHARED_MEMORY_BYTES = 32 * 1024 * 1024  # three calls of 64 images of 224 x 224
 
 
 def create_plane(
-    settings: Settings, *, upstream: Upstream | None = None, registry: CollectorRegistry | None = None
+    settings: Settings, *, upstream: Upstream | None = None, registry: Registry | None = None
 ) -> DataPlane:
     """The data plane of one process. Must be called in a running event loop.
 
     Raises RouteError or KeyRingError when the routes or the feedback keys can't be read.
     """
-    registry = registry or CollectorRegistry()
+    registry = registry or Registry()
     repository = Repository(settings.repository)
     keys = KeyRing.load(settings.feedback_keys) if settings.feedback_keys is not None else None
     requests = RequestLog(sys.stdout, sample=settings.log_sample)

@@ -3,18 +3,18 @@
 A value that a client chooses never becomes a label: what isn't known is `other`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from contract import Contract
 from contract.observation import Observer
-from contract.profile import PREDICTION, Feature
+from contract.profile import PREDICTION, Bin, Feature
+from gateway.exposition import Lined, Registry, head, title
 from gateway.fact import VersionFacts
 from gateway.outcome import STATUSES
 from gateway.timing import Count, Counters, Histograms
@@ -68,7 +68,7 @@ class VersionSeries:
 class Metrics:
     """The metrics of one gateway process."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.requests = Counters(
             "gateway_requests_total",
@@ -169,13 +169,22 @@ class Metrics:
                 self.route.child(name, f"{name}/{version}", kind)
 
 
-class FeatureCounts(Collector):
+_BIN_LABELS = ("model", "version", "feature", "bin", "tail")
+_PREDICTION_LABELS = ("model", "version", "label")
+_BINS = "Samples in each bin of the reference profile."
+_PREDICTIONS = "Predicted labels, rare ones pooled."
+_RATIOS = "Share of each bin when the model was trained."
+_SAMPLES = "Samples behind the reference."
+
+
+class FeatureCounts(Lined):
     """Counts of reference bins, kept in arrays and turned into series only when scraped."""
 
     def __init__(self) -> None:
         self._features: dict[tuple[str, str], tuple[Feature, ...]] = {}
         self._counts: dict[tuple[str, str], dict[str, NDArray[np.int64]]] = {}
         self._retired: set[tuple[str, str]] = set()
+        self._texts: dict[tuple[str, str], _VersionText] = {}
 
     def add(self, name: str, version: str, features: tuple[Feature, ...]) -> None:
         """Start a version's counts at 0; a version that comes back goes on counting."""
@@ -184,6 +193,7 @@ class FeatureCounts(Collector):
         if self._features.get(key) != features:
             counts = {feature.name: np.zeros(len(feature.bins), np.int64) for feature in features}
             self._features, self._counts = {**self._features, key: features}, {**self._counts, key: counts}
+            self._texts = {**self._texts, key: _VersionText(key, features, counts)}
 
     def retire(self, name: str, version: str) -> None:
         """Stop exporting the version's reference."""
@@ -195,28 +205,38 @@ class FeatureCounts(Collector):
         for feature, index in assigned.items():
             counts[feature] += np.bincount(index, minlength=len(counts[feature]))
 
+    def lines(self) -> Iterator[str]:
+        """The text of what `collect` yields."""
+        texts = self._texts
+        kept = [text for key, text in texts.items() if key not in self._retired]
+        bins: list[str] = []
+        predictions: list[str] = []
+        for text in texts.values():
+            for name, heads in text.heads.items():
+                of = predictions if name == PREDICTION else bins
+                of += [f"{each}{count}\n" for each, count in zip(heads, text.counts[name].tolist(), strict=True)]
+        yield title("inference_feature_bin_total", "counter", _BINS)
+        yield from bins
+        yield title("inference_prediction_total", "counter", _PREDICTIONS)
+        yield from predictions
+        yield title("inference_feature_reference_ratio", "gauge", _RATIOS)
+        yield from (text.ratios for text in kept)
+        yield title("inference_feature_reference_samples", "gauge", _SAMPLES)
+        yield from (text.samples for text in kept)
+
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Yield the counters, and the reference they are compared with."""
-        labels = ("model", "version", "feature", "bin", "tail")
-        bins = CounterMetricFamily(
-            "inference_feature_bin", "Samples in each bin of the reference profile.", None, labels
-        )
-        predictions = CounterMetricFamily(
-            "inference_prediction", "Predicted labels, rare ones pooled.", None, ("model", "version", "label")
-        )
-        ratios = GaugeMetricFamily(
-            "inference_feature_reference_ratio", "Share of each bin when the model was trained.", None, labels
-        )
-        samples = GaugeMetricFamily(
-            "inference_feature_reference_samples", "Samples behind the reference.", None, labels[:3]
-        )
+        bins = CounterMetricFamily("inference_feature_bin", _BINS, None, _BIN_LABELS)
+        predictions = CounterMetricFamily("inference_prediction", _PREDICTIONS, None, _PREDICTION_LABELS)
+        ratios = GaugeMetricFamily("inference_feature_reference_ratio", _RATIOS, None, _BIN_LABELS)
+        samples = GaugeMetricFamily("inference_feature_reference_samples", _SAMPLES, None, _BIN_LABELS[:3])
         for key, features in self._features.items():
             for feature in features:
                 counts: Any = self._counts[key][feature.name]
                 if key not in self._retired:
                     samples.add_metric((*key, feature.name), feature.num_samples)
                 for one, count in zip(feature.bins, counts.tolist(), strict=True):
-                    place = (*key, feature.name, one.id, "1" if one.tail else "")
+                    place = _place(key, feature.name, one)
                     if key not in self._retired:
                         ratios.add_metric(place, one.ratio)
                     if feature.name == PREDICTION:
@@ -224,3 +244,32 @@ class FeatureCounts(Collector):
                     else:
                         bins.add_metric(place, count)
         yield from (bins, predictions, ratios, samples)
+
+
+class _VersionText:
+    """The text of a version's features that no request changes: the reference, and the heads of the counters' lines."""
+
+    __slots__ = ("counts", "heads", "ratios", "samples")
+
+    def __init__(
+        self, key: tuple[str, str], features: tuple[Feature, ...], counts: Mapping[str, NDArray[np.int64]]
+    ) -> None:
+        self.counts = counts
+        self.heads: dict[str, list[str]] = {}
+        ratios, samples = [], []
+        for feature in features:
+            places = [dict(zip(_BIN_LABELS, _place(key, feature.name, one), strict=True)) for one in feature.bins]
+            if feature.name == PREDICTION:
+                labels = [dict(zip(_PREDICTION_LABELS, (*key, one.id), strict=True)) for one in feature.bins]
+                self.heads[feature.name] = [head("inference_prediction_total", each) for each in labels]
+            else:
+                self.heads[feature.name] = [head("inference_feature_bin_total", each) for each in places]
+            for place, one in zip(places, feature.bins, strict=True):
+                ratios.append(f"{head('inference_feature_reference_ratio', place)}{one.ratio}\n")
+            of = dict(zip(_BIN_LABELS, (*key, feature.name), strict=False))
+            samples.append(f"{head('inference_feature_reference_samples', of)}{feature.num_samples}\n")
+        self.ratios, self.samples = "".join(ratios), "".join(samples)
+
+
+def _place(key: tuple[str, str], feature: str, one: Bin) -> tuple[str, ...]:
+    return (*key, feature, one.id, "1" if one.tail else "")

@@ -14,10 +14,10 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
 )
 
 from gateway.app import create_app, create_plane, running
+from gateway.exposition import start_exporter
 from gateway.hot import HotEndpoints
 from gateway.http2.server import GrpcServer
 from gateway.process import bound_socket
@@ -49,7 +49,7 @@ async def serve(settings: Settings) -> None:
         collector(registry=plane.metrics.registry)
     rpc = grpc_server(plane)
     try:
-        exporter, exporter_thread = start_http_server(settings.metrics_port, settings.host, plane.metrics.registry)
+        exporter, exporter_thread = start_exporter(settings.host, settings.metrics_port, plane.metrics.registry)
     except OSError as exc:
         raise OSError(f"metrics can't be had on {settings.host}:{settings.metrics_port}: {exc.strerror}") from exc
     server = _Server(

@@ -19,9 +19,10 @@ from math import inf
 from typing import Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
+
+from gateway.exposition import Lined, head, title
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
@@ -60,7 +61,7 @@ class Series:
             cells[-1] += value
 
 
-class _Family(Collector, Generic[S]):
+class _Family(Lined, Generic[S]):
     """What counters and histograms share: a name, label names, and a series for each tuple of label values."""
 
     def __init__(self, name: str, documentation: str, label_names: Sequence[str], reserved: Sequence[str] = ()) -> None:
@@ -73,6 +74,7 @@ class _Family(Collector, Generic[S]):
         self.documentation = documentation
         self.label_names = tuple(label_names)
         self._children: dict[tuple[str, ...], S] = {}
+        self._heads: dict[tuple[str, ...], list[str]] = {}
 
     def child(self, *labels: str) -> S:
         """The series of these label values, made at 0 when there is none; to be kept, not asked for again."""
@@ -86,6 +88,7 @@ class _Family(Collector, Generic[S]):
         """Stop exporting a series, if there is one; who still holds it counts in vain."""
         self._check(labels)
         self._children.pop(labels, None)
+        self._heads.pop(labels, None)
 
     def describe(self) -> Iterable[Metric]:
         """The family without samples: the registry refuses a second one of the name."""
@@ -97,6 +100,19 @@ class _Family(Collector, Generic[S]):
         for labels, child in list(self._children.items()):  # a copy, made in one step like those of the series
             family.samples.extend(self._samples(dict(zip(self.label_names, labels, strict=True)), child))
         return [family]
+
+    def lines(self) -> Iterable[str]:
+        """The family's text."""
+        family = self._family()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        yield title(name, family.type, self.documentation)
+        for labels, child in list(self._children.items()):
+            heads = self._heads.get(labels)
+            if heads is None:
+                named = dict(zip(self.label_names, labels, strict=True))
+                heads = [head(sample.name, sample.labels) for sample in self._samples(named, child)]
+                self._heads[labels] = heads
+            yield from (f"{each}{value}\n" for each, value in zip(heads, self._values(child), strict=True))
 
     def _check(self, labels: tuple[str, ...]) -> None:
         if len(labels) != len(self.label_names):
@@ -110,6 +126,10 @@ class _Family(Collector, Generic[S]):
 
     @abstractmethod
     def _samples(self, labels: dict[str, str], child: S) -> Iterable[Sample]: ...
+
+    @abstractmethod
+    def _values(self, child: S) -> Iterable[float]:
+        """The numbers of `_samples`, in its order."""
 
 
 class Counters(_Family[Count]):
@@ -126,6 +146,9 @@ class Counters(_Family[Count]):
 
     def _samples(self, labels: dict[str, str], child: Count) -> Iterable[Sample]:
         return [Sample(f"{self.name}_total", labels, child.value)]
+
+    def _values(self, child: Count) -> Iterable[float]:
+        return (child.value,)
 
 
 class Histograms(_Family[Series]):
@@ -155,14 +178,17 @@ class Histograms(_Family[Series]):
         return HistogramMetricFamily(self.name, self.documentation)
 
     def _samples(self, labels: dict[str, str], child: Series) -> Iterable[Sample]:
+        bucket = f"{self.name}_bucket"
+        named = [*((bucket, {**labels, "le": le}) for le in child.le), (f"{self.name}_count", labels)]
+        if child.bounds[0] >= 0:
+            named.append((f"{self.name}_sum", labels))
+        return [Sample(*each, value) for each, value in zip(named, self._values(child), strict=True)]
+
+    def _values(self, child: Series) -> Iterable[float]:
         *counts, total = child.cells.copy()
         cumulative = list(accumulate(counts))
-        bucket = f"{self.name}_bucket"
-        samples = [Sample(bucket, {**labels, "le": le}, count) for le, count in zip(child.le, cumulative, strict=True)]
-        samples.append(Sample(f"{self.name}_count", labels, cumulative[-1]))
-        if child.bounds[0] >= 0:  # with negative values a sum may fall, which would look like a restart
-            samples.append(Sample(f"{self.name}_sum", labels, total))
-        return samples
+        # With negative values a sum may fall, which would look like a restart.
+        return [*cumulative, cumulative[-1], *([total] if child.bounds[0] >= 0 else [])]
 
 
 def _le(bounds: Iterable[float]) -> list[str]:

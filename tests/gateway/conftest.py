@@ -13,13 +13,13 @@ import onnxruntime
 import pytest
 import tritonclient.grpc.aio as triton
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2 as pb
 
 from contract import Repository
 from gateway import Settings, create_app, create_plane, running
 from gateway.dataplane import DataPlane
 from gateway.error import UpstreamFailed, UpstreamUnavailable
+from gateway.exposition import Registry
 from gateway.upstream import Batch, IndexEntry
 from tests.gateway.http2_peer import Served, serving
 from tests.gateway.listening import grpc_address
@@ -125,7 +125,7 @@ async def running_gateway(repository: Repository, **settings: Any) -> AsyncItera
     """A gateway over `repository`, its catalog fresh."""
     upstream = LocalUpstream(repository)
     defaults: dict[str, Any] = {"repository": repository.root, "poll_interval_s": 3600}
-    plane = create_plane(Settings(**(defaults | settings)), upstream=upstream, registry=CollectorRegistry())
+    plane = create_plane(Settings(**(defaults | settings)), upstream=upstream, registry=Registry())
     app = create_app(plane)
     async with running(plane):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
