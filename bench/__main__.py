@@ -3,7 +3,8 @@
 `python -m bench soak` asks a gateway a million times and watches its memory. Both write their figures into
 `run/bench/` and, with those of the other's last run, into `docs/bench.md`. `python -m bench engines` compiles what is
 published for every target and precision, and writes `docs/engines.md`; `python -m bench recipes` trains, publishes and
-asks every recipe, and writes `docs/recipes.md`. Nothing else should run on the machine
+asks every recipe, and writes `docs/recipes.md`; `python -m bench cluster` harms one Triton of three, and writes
+`docs/scaling.md`. Nothing else should run on the machine
 meanwhile: the load generator and the servers share its cores.
 """
 
@@ -50,6 +51,8 @@ def main() -> int:
         return _engines(options, console)
     if options.what == "recipes":
         return _recipes(options, console)
+    if options.what == "cluster":
+        return _cluster(options, console)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended in order
     os.environ["TIDEGATE_PROCESSES"] = str(options.processes)
     STATE.mkdir(parents=True, exist_ok=True)
@@ -98,12 +101,35 @@ def _recipes(options: argparse.Namespace, console: Console) -> int:
     return int(bool(result.failures))
 
 
+def _cluster(options: argparse.Namespace, console: Console) -> int:
+    """Three gateways and three Tritons under faults, and a gateway with many models."""
+    from bench import cluster, many
+    from bench.cluster_page import COLUMNS, MANY_COLUMNS, WATCHED_COLUMNS, cells, many_cells, watched_cells, write
+
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = many.run(Path(scratch), options.repository, (10, 100, 1000))
+            with console.status("a Prometheus and its rules"):
+                watched = [many.watch(Path(scratch), number) for number in (10, 50)]
+            result = cluster.run(Path(scratch), options.repository, console)
+    except BenchError as exc:
+        console.print(f"bench: {exc}", markup=False)
+        return 1
+    write(result, rows, watched, options.docs)
+    console.print(_table("under faults", COLUMNS, [cells(result, phase) for phase in result.phases]))
+    console.print(_table("many models", MANY_COLUMNS, map(many_cells, rows)))
+    console.print(_table("watched", WATCHED_COLUMNS, map(watched_cells, watched)))
+    return 0
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure the gateway beside Triton and beside other servers, or its memory over many requests.",
     )
-    parser.add_argument("what", nargs="?", choices=("rounds", "soak", "engines", "recipes"), default="rounds")
+    parser.add_argument(
+        "what", nargs="?", choices=("rounds", "soak", "engines", "recipes", "cluster"), default="rounds"
+    )
     parser.add_argument("--rounds", type=_positive, default=3, help="measurements of each cell, in turns")
     parser.add_argument("--seconds", type=_positive, default=2, help="length of one measurement")
     parser.add_argument("--connections", type=_positive, nargs="+", default=[1, 16, 64])

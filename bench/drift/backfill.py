@@ -42,10 +42,17 @@ def prometheus_of(lines: Iterable[str], folder: Path) -> Iterator[str]:
     )  # fmt: skip
     if made.returncode:
         raise BenchError(f"promtool can't make blocks of the past: {made.stderr.strip()[-300:]}")
+    with running_prometheus(config, data, folder / "prometheus.log") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def running_prometheus(config: Path, data: Path, log: Path) -> Iterator[str]:
+    """The address of a ready Prometheus on the loopback; raises BenchError."""
     address = f"127.0.0.1:{_free_port()}"
-    with (folder / "prometheus.log").open("wb") as log:
+    with log.open("wb") as file:
         process = subprocess.Popen(
-            command(find_binary("prometheus"), config, data, address), stdout=log, stderr=subprocess.STDOUT
+            command(find_binary("prometheus"), config, data, address), stdout=file, stderr=subprocess.STDOUT
         )
     try:
         _wait(f"http://{address}", process)
