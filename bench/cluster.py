@@ -268,6 +268,10 @@ async def _proxy(port: int, target: int, fault: _Fault) -> AsyncIterator[None]:
         writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # at the end, with connections open
+            await relay(reader, writer)
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await fault.cut.wait()
         try:
             upstream_reader, upstream_writer = await asyncio.open_connection(HOST, target)

@@ -11,10 +11,12 @@ from bench.page import END, mark
 
 MACHINE = Machine(date="2026-01-01", processor="a processor", num_cores=2, memory_gib=8, system="Linux", versions={})
 MANY = ManyRow(
-    num_models=100, num_series=61_000, scrape_bytes=6 * 2**20, scrape_s=0.03, first_look_s=0.5, look_s=0.001, memory_mib=33
+    num_models=100, num_series=61_000, scrape_bytes=6 * 2**20, scrape_s=0.03, first_look_s=0.5, look_s=0.001,
+    memory_mib=33,
 )  # fmt: skip
 WATCHED = Watched(
-    num_models=10, num_scraped=6_100, num_head_series=14_000, scrape_s=0.05, rules_s=1.5, rules_cores=0.02, memory_mib=150
+    num_models=10, num_scraped=6_100, num_head_series=14_000, scrape_s=0.05, rules_s=1.5, rules_cores=0.02,
+    memory_mib=150,
 )  # fmt: skip
 
 
