@@ -196,15 +196,18 @@ class _Simulation:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
         tasks: set[asyncio.Task[None]] = set()
         async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, trust_env=False) as client:
-            for number in itertools.count():
-                await asyncio.sleep(max(0.0, self._zero + number / RATE - time.monotonic()))
-                task = asyncio.create_task(self._ask(client, next(urls), body))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+            try:
+                for number in itertools.count():
+                    await asyncio.sleep(max(0.0, self._zero + number / RATE - time.monotonic()))
+                    task = asyncio.create_task(self._ask(client, next(urls), body))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+            finally:
+                await asyncio.gather(*tasks)
 
     async def _ask(self, client: httpx.AsyncClient, url: str, body: str) -> None:
         started, status = time.monotonic(), 0
-        headers = {"Content-Type": "application/json", "X-Request-Timeout": str(TIMEOUT_S / 2)}
+        headers = {"Content-Type": "application/json", "X-Request-Timeout-Ms": str(round(500 * TIMEOUT_S))}
         with contextlib.suppress(httpx.HTTPError):
             status = (await client.post(url, content=body, headers=headers)).status_code
         took = time.monotonic() - started
