@@ -3,7 +3,9 @@
 With N samples of current traffic and M of the reference, shares p and q of a bin, k bins that live (that the reference
 or the traffic has), and h = (1/N + 1/M) * dispersion, these tests make one z-score each:
 
-- chi2: the two-sample chi-square, sum of (p - q)^2 / pooled share / h, as a z-score (Wilson and Hilferty 1931);
+- chi2: the two-sample chi-square, sum of (p - q)^2 / pooled share / h, as a z-score (Wilson and Hilferty 1931). A bin
+  where fewer than five independent requests are expected adds 4 (asin sqrt p - asin sqrt q)^2 / h instead: there a few
+  sessions too many would look like a shift (Cochran 1954; Freeman and Tukey 1950);
 - location and scale, for ordered features: sum of score * p / sqrt(h), with the scores of `reference`. One degree of
   freedom each, so they see a shift or a spread with fewer samples than the chi-square does;
 - tail, for ordered features: 2 (asin sqrt p - asin sqrt q) / sqrt(h) of the cells beyond the 1 % and 99 % quantile.
@@ -48,6 +50,7 @@ from monitoring.statistic import ALARM_Z, arcsine, chi_square_z
 
 MIN_SAMPLES = 200  # below these a value is noise: none is better than a frightening one
 MIN_SAMPLES_PER_BIN = 10
+MIN_EXPECTED = 5  # independent requests in a bin, for its square to be one of a chi-square
 
 DISPERSION = "inference_feature_dispersion"
 MEASURED_DISPERSION = "model_version_feature:inference_feature_bin:dispersion_increase7d"  # monitoring.dispersion's
@@ -207,7 +210,9 @@ def _tests(window: Window) -> Iterator[Rule]:
     n, num, k, h = window.count, window.record(), window.record("num_bins"), window.record("variance")
     z, tests = window.record("z"), window.record("z", f"{_LEVEL}_test")
     pooled = f"(({n} + {RATIO} * {EACH}{SAMPLES}) / {EACH}({num} + {SAMPLES}))"
-    chi_square = f"sum by ({FEATURE}) ({_shift(n, num)} ^ 2 / {pooled}) / {h}"
+    here, there = arcsine(n, num, EACH), arcsine(f"{RATIO} * {EACH}{SAMPLES}", SAMPLES, EACH)
+    common = f"{_shift(n, num)} ^ 2 / ({pooled} >= {EACH}({MIN_EXPECTED} * {h}))"
+    chi_square = f"sum by ({FEATURE}) (\n  {common}\n  or 4 * ({here} - {there}) ^ 2\n) / {h}"
     yield Rule(record=tests, expr=_enough(window, chi_square_z(chi_square, f"({k} - 1 > 0)")), labels={"test": "chi2"})
 
     share = f"on ({BIN}) group_left () ({n} / {EACH}({num} > 0))"

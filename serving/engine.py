@@ -18,6 +18,7 @@ import math
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +32,14 @@ from contract.triton import MODEL_FILE
 from serving.builder import available, find_builder, local_node
 from serving.cache import EngineCache
 from serving.compilation import build
-from serving.error import EngineUnavailable, ServingError
+from serving.error import EngineUnavailable, RepositoryMissing, ServingError
 from serving.node import Node, Outcome
 
 __all__ = ["available", "build", "local_node", "main"]
 
 _LOG = logging.getLogger("serving.engine")
 _DAY_S = 86_400
+_POLL_S = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,12 +64,27 @@ def _run(options: argparse.Namespace) -> int:
     if options.output is None:
         return _fill(source, engines, options.model, options.version)
     node = Node(source=source, output=Repository(options.output), engines=engines)
-    code = _report(node.prepare())
+    code = _report(_prepared(node, options.wait))
     if engines.cache is not None:
         engines.cache.prune(options.keep_days * _DAY_S)
     if options.watch is not None:
         _watch(node, options.watch)
     return code
+
+
+def _prepared(node: Node, wait_s: float) -> list[Outcome]:
+    """What became of each version; a repository that isn't there yet is waited for that long."""
+    deadline, said = time.monotonic() + wait_s, False
+    while True:
+        try:
+            return node.prepare()
+        except RepositoryMissing as exc:
+            if time.monotonic() >= deadline:
+                raise
+            if not said:
+                _LOG.warning("%s; waiting for it for up to %.0f s", exc, wait_s)
+            said = True
+            time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
 def _watch(node: Node, interval_s: float) -> None:
@@ -144,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="fill the cache for this model only, without --output")
     parser.add_argument("--version", type=int, help="of --model; all its versions without it")
     parser.add_argument("--watch", type=_seconds, help="go on, and look for new versions every so many seconds")
+    parser.add_argument("--wait", type=_seconds, default=0.0, help="seconds to wait for a repository that isn't there")
     parser.add_argument("--lock-timeout", type=_seconds, default=900.0, help="seconds to wait for another builder")
     parser.add_argument("--keep-days", type=_seconds, default=30.0, help="engines that nothing used for longer go")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")

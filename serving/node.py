@@ -78,15 +78,14 @@ class Node:
     def prepare(self) -> list[Outcome]:
         """Bring `output` in step; what became of each version of the models that changed since the last call.
 
-        Raises RepositoryMissing, and ServingError when `output` can't be written; what it held before is intact then.
+        Raises RepositoryMissing, and ServingError when `source` can't be read or `output` can't be written; what that
+        held before is intact then.
         """
-        if not self._source.root.is_dir():
-            raise RepositoryMissing("the model repository's folder doesn't exist; nothing is prepared")
+        names = self._published()
         try:
             self._output.root.mkdir(parents=True, exist_ok=True)
             self._output.staging.mkdir(exist_ok=True)
             with FileLock(self._output.staging / "lock", timeout=_LOCK_TIMEOUT_S):
-                names = self._source.models()
                 outcomes = [outcome for name in names for outcome in self._model(name)]
                 for name in set(self._output.models()) - set(names):
                     self._done.pop(name, None)
@@ -96,6 +95,17 @@ class Node:
         except OSError as exc:
             raise ServingError(f"{self._output.root} can't be written: {exc.strerror or exc}") from exc
         return outcomes
+
+    def _published(self) -> list[str]:
+        root = self._source.root
+        try:
+            if not root.is_dir():
+                raise RepositoryMissing(f"{root} doesn't exist: publish a model there first; nothing is prepared")
+            return list(self._source.models())
+        except OSError as exc:
+            raise ServingError(
+                f"{root} can't be read: {exc.strerror or exc}; let user {os.getuid()} read it, or mount another volume"
+            ) from exc
 
     def _model(self, name: str) -> list[Outcome]:
         published = look(self._source, name)

@@ -1,4 +1,5 @@
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,22 @@ def test_what_cant_be_done_is_one_sentence(
     tiny_repository: Repository, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run("--repository", tmp_path / "none", "--output", tmp_path / "serve" / "models") == 1
-    assert "the model repository's folder doesn't exist" in caplog.records[-1].message
+    assert "none doesn't exist: publish a model there first" in caplog.records[-1].message
     assert run("--repository", tiny_repository.root, "--model", "tiny", "--cache", tmp_path / "cache") == 1
     assert "no NVIDIA GPU with the package tensorrt was found" in caplog.records[-1].message
+
+
+@needs_no_gpu
+def test_a_repository_that_comes_later_is_waited_for_and_that_is_said(
+    tiny_repository: Repository, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    later = tmp_path / "later"
+    publisher = threading.Timer(0.3, tiny_repository.root.rename, [later])
+    publisher.start()
+    assert run("--repository", later, "--output", tmp_path / "serve" / "models", "--wait", 60) == 0
+    publisher.join()
+    assert "doesn't exist: publish a model there first" in caplog.text
+    assert "waiting for it for up to 60 s" in caplog.text
 
 
 @pytest.mark.parametrize(
