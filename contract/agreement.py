@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.postprocess import interpret
-from contract.schema import ClassificationPostprocess, Postprocess
+from contract.schema import ClassificationPostprocess, MaskPostprocess, Postprocess, TokenLabelsPostprocess
 from contract.tensor import Tensors
 
 Precision = Literal["FP32", "FP16", "INT8"]
@@ -35,13 +35,17 @@ def largest_error(expected: Tensors, got: Tensors) -> float:
 
 
 def changed_ratio(postprocess: Postprocess, expected: Tensors, got: Tensors) -> float | None:
-    """Share of samples whose most probable label changes; None for a model that names no labels."""
-    if not isinstance(postprocess, ClassificationPostprocess):
+    """Share of samples, or of their tokens or pixels, whose most probable label changes.
+
+    None for a model that doesn't give each of them one label.
+    """
+    if not isinstance(postprocess, ClassificationPostprocess | TokenLabelsPostprocess | MaskPostprocess):
         return None
     before, after = interpret(postprocess, expected), interpret(postprocess, got)
     assert before is not None
     assert after is not None
-    return float((before.argmax(axis=-1) != after.argmax(axis=-1)).mean())
+    labels = 1 if isinstance(postprocess, MaskPostprocess) else -1
+    return float((before.argmax(axis=labels) != after.argmax(axis=labels)).mean())
 
 
 def scaled(expected: NDArray[Any], got: NDArray[Any]) -> float:

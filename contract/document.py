@@ -1,6 +1,11 @@
 """The base of every model that is written to a file."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+# Labels and categories become label values in Prometheus: never empty, never long.
+Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class Document(BaseModel):

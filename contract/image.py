@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from contract.error import ImageError
+from contract.place import ImagePlace, Region
 from contract.schema import ImagePreprocess
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -22,6 +23,8 @@ _RESAMPLE = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _EXIF_ORIENTATION = 0x0112
+# By orientation: whose width is the upright image's height, whose right or bottom is its left, and whose is its top.
+_TURNED, _TO_LEFT, _TO_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 _JPEG_SCAN = b"\xff\xda"
 MAX_JPEG_SCANS = 100  # a progressive JPEG has about ten; each goes over all pixels again, whatever the file's size
 
@@ -30,12 +33,17 @@ MAX_JPEG_SCANS = 100  # a progressive JPEG has about ten; each goes over all pix
 class DecodedImage:
     """`pixels` is `UINT8` `[height, width, channels]`.
 
-    `aspect` is width / height of the image as it came, upright, and `num_pixels` how many it had.
+    `place` says where in the image as it came, upright, the pixels lie. `aspect` is its width / height, as decoded.
     """
 
     pixels: NDArray[np.uint8]
     aspect: float
-    num_pixels: int
+    place: ImagePlace
+
+    @property
+    def num_pixels(self) -> int:
+        """How many pixels the image had as it came."""
+        return self.place.width * self.place.height
 
 
 def num_pixels(data: bytes) -> int:
@@ -56,13 +64,15 @@ def decode(data: bytes, spec: ImagePreprocess, max_pixels: int | None = None) ->
     limit = spec.max_pixels if max_pixels is None else max_pixels
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            size = image.width * image.height
-            if size > limit:
-                raise ImageError(f"expected an image of at most {limit} pixels, got {image.width} x {image.height}")
+            size = image.size
+            if size[0] * size[1] > limit:
+                raise ImageError(f"expected an image of at most {limit} pixels, got {size[0]} x {size[1]}")
             if image.format == "JPEG" and data.count(_JPEG_SCAN) > MAX_JPEG_SCANS:
                 raise ImageError(f"expected a JPEG of at most {MAX_JPEG_SCANS} scans, got more")
-            image.draft(spec.mode, (2 * spec.width, 2 * spec.height))  # a JPEG decodes at a fraction of its size
-            upright = _upright(image)
+            # A JPEG decodes at a fraction of its size.
+            draft = image.draft(spec.mode, (2 * spec.width, 2 * spec.height))
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            upright = _upright(image, orientation)
             resized = _resize(_flatten(upright, spec), spec)
     except ImageError:
         raise
@@ -71,11 +81,12 @@ def decode(data: bytes, spec: ImagePreprocess, max_pixels: int | None = None) ->
     except Exception as exc:  # Pillow's decoders raise whatever their parser met: OSError, SyntaxError, struct.error
         raise ImageError(f"the image is damaged or truncated: {exc!s:.120}") from exc
     pixels = np.asarray(resized, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
-    return DecodedImage(pixels=pixels, aspect=upright.width / upright.height, num_pixels=size)
+    place = _place(size, orientation, 1.0 if draft is None else size[0] / draft[1][2], upright.size, spec)
+    return DecodedImage(pixels=pixels, aspect=upright.width / upright.height, place=place)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation == 1:
         image.load()
         return image
     return ImageOps.exif_transpose(image)
@@ -107,9 +118,44 @@ def _resize(image: Image.Image, spec: ImagePreprocess) -> Image.Image:
             background = spec.background if spec.mode == "L" else (spec.background,) * 3
             return ImageOps.pad(image, size, resample, color=background)
         case "crop":  # scaling and cutting in one step: the part of the source that ends up in the result
-            scale = spec.crop_ratio * min(image.width / spec.width, image.height / spec.height)
-            width, height = spec.width * scale, spec.height * scale
-            left, top = (image.width - width) / 2, (image.height - height) / 2
-            return image.resize(size, resample, box=(left, top, left + width, top + height))
+            return image.resize(size, resample, box=_region(image.size, spec))
         case "stretch":
             return image if image.size == size else image.resize(size, resample)
+
+
+def _place(
+    size: tuple[int, int], orientation: int, scale: float, decoded: tuple[int, int], spec: ImagePreprocess
+) -> ImagePlace:
+    """Where the result lies in an image of that size, of which one pixel was decoded for each `scale`.
+
+    `decoded` is what came of it, upright. A fraction of a pixel at the stored image's right and bottom edge is decoded
+    as a whole one, so what was decoded reaches beyond the image there.
+    """
+    width, height = reversed(size) if orientation in _TURNED else size
+    left, top, right, bottom = (edge * scale for edge in _region(decoded, spec))
+    x = decoded[0] * scale - width if orientation in _TO_LEFT else 0.0
+    y = decoded[1] * scale - height if orientation in _TO_TOP else 0.0
+    return ImagePlace(width=width, height=height, region=(left - x, top - y, right - x, bottom - y))
+
+
+def _region(size: tuple[int, int], spec: ImagePreprocess) -> Region:
+    """The part of an image of that size that the result shows; beyond its edges where the result is padded."""
+    width, height = size
+    match spec.resize:
+        case "stretch":
+            return 0.0, 0.0, width, height
+        case "crop":
+            scale = spec.crop_ratio * min(width / spec.width, height / spec.height)
+            # Rounding may make it larger than the image, which Pillow refuses.
+            shown_width, shown_height = min(spec.width * scale, width), min(spec.height * scale, height)
+            left, top = (width - shown_width) / 2, (height - shown_height) / 2
+            return left, top, left + shown_width, top + shown_height
+        case "pad":  # as ImageOps.pad does it, which rounds the scaled size and the margins to whole pixels
+            inner_width, inner_height = spec.width, spec.height
+            if width / height > spec.width / spec.height:
+                inner_height = max(round(height / width * spec.width), 1)
+            else:
+                inner_width = max(round(width / height * spec.height), 1)
+            x, y = round((spec.width - inner_width) / 2), round((spec.height - inner_height) / 2)
+            step_x, step_y = width / inner_width, height / inner_height
+            return -x * step_x, -y * step_y, (spec.width - x) * step_x, (spec.height - y) * step_y

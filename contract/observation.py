@@ -8,6 +8,11 @@ The features of a version follow from its contract:
 - table: `column.<name>`
 - tensors: `<input>.mean` and `<input>.std` of each numeric input
 - classification: `prediction`, `confidence`, `entropy`; regression: `value`; embedding: `norm`
+- token labels: `spans` (tokens that aren't outside), `confidence` (mean over the tokens)
+- boxes: `boxes` (how many there are), `confidence` (of the surest)
+- mask: `foreground` (share of the pixels), `confidence` (mean over the pixels), both of a grid of pixels where there
+  are many
+- generation: `generated_length` in tokens
 """
 
 from collections.abc import Mapping
@@ -16,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.postprocess import Array, interpret
+from contract.postprocess import Array, generated, interpret
 from contract.profile import (
     CONFIDENCE,
     MISSING,
@@ -28,23 +33,33 @@ from contract.profile import (
     ordered_feature,
 )
 from contract.schema import (
+    BoxesPostprocess,
     ClassificationPostprocess,
     Column,
     Contract,
     EmbeddingPostprocess,
+    GenerationPostprocess,
     ImagePreprocess,
+    MaskPostprocess,
     Postprocess,
     Preprocess,
     RegressionPostprocess,
     TablePreprocess,
+    TensorPostprocess,
     TensorPreprocess,
     TextPreprocess,
+    TokenLabelsPostprocess,
 )
 from contract.tensor import Tensors
 
 Values = Mapping[str, NDArray[Any]]
 
-_SHARPNESS_AXIS = 64  # pixels looked at along an axis: enough to rank blur, and independent of the input's size
+# Names of all that `output_values` gives; every other feature is one of the inputs.
+OUTPUT_FEATURES = (
+    PREDICTION, CONFIDENCE, "entropy", "value", "norm", "spans", "boxes", "foreground", "generated_length"
+)  # fmt: skip
+
+_PIXELS_AXIS = 64  # pixels looked at along an axis: enough to rank blur, and independent of the picture's size
 
 
 def input_values(spec: Preprocess, tensors: Tensors, observed: Values) -> dict[str, NDArray[Any]]:
@@ -61,8 +76,15 @@ def input_values(spec: Preprocess, tensors: Tensors, observed: Values) -> dict[s
             return _tensor_values(tensors)
 
 
+def watched(spec: Postprocess, outputs: Tensors) -> Array | None:
+    """What `interpret` makes of as much of the outputs as `output_values` looks at: of a mask, a grid of its pixels."""
+    if isinstance(spec, MaskPostprocess):
+        outputs = {spec.tensor: _grid(outputs[spec.tensor])}
+    return interpret(spec, outputs)
+
+
 def output_values(spec: Postprocess, meaning: Array | None) -> dict[str, NDArray[Any]]:
-    """Value of each output feature `[N]`; `prediction` is the index of the label."""
+    """Value of each output feature `[N]`; `prediction` is the index of the label. NaN where the model answered NaN."""
     if meaning is None:
         return {}
     match spec:
@@ -75,7 +97,22 @@ def output_values(spec: Postprocess, meaning: Array | None) -> dict[str, NDArray
             return {"value": meaning}
         case EmbeddingPostprocess():
             return {"norm": np.linalg.norm(meaning, axis=1)}
-        case _:
+        case TokenLabelsPostprocess():
+            named = meaning.argmax(axis=2) != spec.labels.index(spec.outside)
+            return {"spans": _known(named.sum(axis=1), meaning), CONFIDENCE: _mean(meaning.max(axis=2))}
+        case BoxesPostprocess():
+            score = meaning.max(axis=2)
+            return {
+                "boxes": _known((score >= spec.min_score).sum(axis=1), meaning),
+                CONFIDENCE: score.max(axis=1, initial=0.0),
+            }
+        case MaskPostprocess():
+            grid = _grid(meaning)
+            foreground = _mean(grid.argmax(axis=1) != 0)
+            return {"foreground": _known(foreground, grid), CONFIDENCE: _mean(grid.max(axis=1))}
+        case GenerationPostprocess():
+            return {"generated_length": generated(spec, meaning).sum(axis=1)}
+        case TensorPostprocess():
             return {}
 
 
@@ -93,7 +130,7 @@ class Observer:
 
     def interpret(self, outputs: Tensors) -> Array | None:
         """What a batch's outputs mean, as `assign` wants it."""
-        return interpret(self._contract.postprocess, outputs)
+        return watched(self._contract.postprocess, outputs)
 
     def assign(self, tensors: Tensors, observed: Values, meaning: Array | None) -> dict[str, NDArray[np.intp]]:
         """Index into its bins `[N]` for every feature that this batch shows."""
@@ -145,7 +182,7 @@ def profile_of(preprocess: Preprocess, postprocess: Postprocess, inputs: Values,
 
 def _image_values(pixels_NHWC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     _, height, width, channels = pixels_NHWC.shape
-    step_h, step_w = -(-height // _SHARPNESS_AXIS), -(-width // _SHARPNESS_AXIS)
+    step_h, step_w = -(-height // _PIXELS_AXIS), -(-width // _PIXELS_AXIS)
     grey = pixels_NHWC[:, ::step_h, ::step_w, 0].astype(np.float32)
     for channel in range(1, channels):
         grey += pixels_NHWC[:, ::step_h, ::step_w, channel]
@@ -157,6 +194,23 @@ def _image_values(pixels_NHWC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
         "contrast": grey.std(axis=(1, 2)).astype(np.float64),
         "sharpness": (steps[0] + steps[1]).astype(np.float64) / max(num_steps, 1),
     }
+
+
+def _grid(values_NKHW: Array) -> Array:
+    """At most so many pixels along an axis, evenly spaced; the same again of what is such a grid already."""
+    *_, height, width = values_NKHW.shape
+    return values_NKHW[..., :: -(-height // _PIXELS_AXIS), :: -(-width // _PIXELS_AXIS)]
+
+
+def _mean(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean of each sample `[N]`; 0 of nothing."""
+    flat = values.reshape(len(values), -1)
+    return np.asarray(flat.sum(axis=1, dtype=np.float64) / max(flat.shape[1], 1))
+
+
+def _known(values: NDArray[Any], meaning: Array) -> NDArray[np.float64]:
+    """The values `[N]`, NaN for samples where anything that they are read from is NaN."""
+    return np.where(np.isnan(meaning).any(axis=tuple(range(1, meaning.ndim))), np.nan, values)
 
 
 def _text_values(spec: TextPreprocess, tensors: Tensors) -> dict[str, NDArray[np.float64]]:

@@ -1,34 +1,43 @@
-"""From the model's output tensors to the answer a client reads: the one copy, used by evaluation and gateway."""
+"""What a model's output tensors mean, as arrays: the one copy, used by evaluation, drift counters and gateway."""
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from contract.schema import (
+    BoxesPostprocess,
     ClassificationPostprocess,
     EmbeddingPostprocess,
+    GenerationPostprocess,
+    MaskPostprocess,
     Postprocess,
     RegressionPostprocess,
     TensorPostprocess,
+    TokenLabelsPostprocess,
 )
 from contract.tensor import Tensors
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 
-def softmax(logits: NDArray[Any]) -> Array:
-    """Probabilities over the last axis, computed in double precision; a row that isn't finite becomes NaN."""
+def softmax(logits: Array, axis: int = -1, dtype: DTypeLike = np.float64) -> Array:
+    """Probabilities over an axis, computed in double precision unless `dtype` says otherwise.
+
+    Where the scores of that axis aren't finite, they are NaN.
+    """
     with np.errstate(invalid="ignore"):
-        shifted = np.exp(logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True))
-        return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+        shifted = np.exp(logits.astype(dtype) - np.max(logits, axis=axis, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=axis, keepdims=True))
 
 
 def interpret(spec: Postprocess, outputs: Tensors) -> Array | None:
     """What the outputs mean, still as an array.
 
     Classification: probabilities `[N, labels]`. Regression: values `[N]`. Embedding: vectors `[N, dimensions]`.
-    None for a model whose tensors are the answer.
+    Token labels: probabilities `[N, length, labels]`. Boxes: probabilities `[N, boxes, labels]`; the boxes themselves
+    are as the model gave them. Mask: probabilities `[N, labels, height, width]` in single precision. Generation: the
+    ids `[N, length]`. None for a model whose tensors are the answer.
     """
     match spec:
         case ClassificationPostprocess():
@@ -44,38 +53,17 @@ def interpret(spec: Postprocess, outputs: Tensors) -> Array | None:
             return vector
         case TensorPostprocess():
             return None
+        case TokenLabelsPostprocess():
+            return softmax(outputs[spec.tensor])
+        case BoxesPostprocess():
+            return outputs[spec.scores_tensor].astype(np.float64)
+        case MaskPostprocess():
+            return softmax(outputs[spec.tensor], axis=1, dtype=np.float32)
+        case GenerationPostprocess():
+            return outputs[spec.tensor]
 
 
-def answers(spec: Postprocess, outputs: Tensors, meaning: Array | None) -> list[dict[str, Any]]:
-    """One JSON object a sample. `meaning` is what `interpret` made of the same outputs."""
-    match spec:
-        case ClassificationPostprocess():
-            assert meaning is not None
-            return [_classes(spec, row) for row in meaning]
-        case RegressionPostprocess():
-            assert meaning is not None
-            return [{"value": _number(value), "unit": spec.unit} for value in meaning.tolist()]
-        case EmbeddingPostprocess():
-            assert meaning is not None
-            return [{"embedding": [_number(value) for value in row]} for row in meaning.tolist()]
-        case TensorPostprocess():
-            names = sorted(outputs)
-            return [
-                {"outputs": {name: outputs[name][i].tolist() for name in names}} for i in range(len(outputs[names[0]]))
-            ]
-
-
-def _classes(spec: ClassificationPostprocess, probabilities: Array) -> dict[str, Any]:
-    if not np.isfinite(probabilities).all():  # the model answered NaN: no label is right
-        return {"label": None, "confidence": None, "top": []}
-    order = np.argsort(-probabilities, kind="stable")[: spec.top_k]
-    top = [
-        {"label": spec.labels[i], "confidence": _number(p)}
-        for i, p in zip(order.tolist(), probabilities[order].tolist(), strict=True)
-    ]
-    return {**top[0], "top": top}
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: a model that answers one is shown as null, and counted where features are."""
-    return value if np.isfinite(value) else None
+def generated(spec: GenerationPostprocess, ids: Array) -> NDArray[np.bool_]:
+    """Which of the ids `[N, length]` are the text: those before the first `end_id` that aren't padding."""
+    ended = np.logical_or.accumulate(ids == spec.end_id, axis=-1)
+    return np.asarray(~ended & (ids != spec.pad_id))

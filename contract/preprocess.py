@@ -13,11 +13,20 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from contract.error import ContractInvalid, InputError
+from contract import tokenizer
+from contract.error import InputError
 from contract.image import DecodedImage, decode, num_pixels
-from contract.schema import Contract, ImagePreprocess, TablePreprocess, TensorPreprocess, TextPreprocess
+from contract.place import Places, TextPlace
+from contract.schema import (
+    Contract,
+    ImagePreprocess,
+    TablePreprocess,
+    TensorPreprocess,
+    TensorSpec,
+    TextPreprocess,
+    TokenLabelsPostprocess,
+)
 
 Row = Mapping[str, Any]
 
@@ -28,10 +37,15 @@ _QUICK_PIXELS = 128 * 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """Input tensors `[N, ...]`, and what could only be seen before they were made: feature name to values `[N]`."""
+    """Input tensors `[N, ...]`, and what could only be seen before they were made.
+
+    `observed` gives values `[N]` by the feature's name. `places` are the N items as they were sent; there are none
+    where no kind of answer needs them.
+    """
 
     tensors: dict[str, NDArray[Any]]
     observed: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    places: Places = ()
 
 
 class Preprocessor(Protocol):
@@ -56,11 +70,22 @@ def preprocessor(contract: Contract, version_dir: Path) -> Preprocessor | None:
         case ImagePreprocess() as image:
             return _Images(image)
         case TextPreprocess() as text:
-            return _Texts(text, contract, version_dir)
+            located = isinstance(contract.postprocess, TokenLabelsPostprocess)
+            return text_preprocessor(text, contract.inputs, version_dir, located=located)
         case TablePreprocess() as table:
             return _Rows(table)
         case TensorPreprocess():
             return None
+
+
+def text_preprocessor(
+    spec: TextPreprocess, inputs: Sequence[TensorSpec], folder: Path, *, located: bool = False
+) -> Preprocessor:
+    """Text preprocessing alone, for training, which has a tokenizer before there is a contract.
+
+    `located` keeps where in the text each token comes from. Raises ContractInvalid when the tokenizer can't be loaded.
+    """
+    return _Texts(spec, inputs, folder, located)
 
 
 class _Images:
@@ -81,18 +106,17 @@ class _Images:
         return Prepared(
             tensors={self.spec.tensor: np.stack([image.pixels for image in images])},
             observed={"aspect": np.array([image.aspect for image in images])},
+            places=[image.place for image in images],
         )
 
 
 class _Texts:
-    def __init__(self, spec: TextPreprocess, contract: Contract, version_dir: Path) -> None:
+    def __init__(self, spec: TextPreprocess, inputs: Sequence[TensorSpec], folder: Path, located: bool) -> None:
         self.spec = spec
-        self.dtypes = {t.name: np.int32 if t.datatype == "INT32" else np.int64 for t in contract.inputs}
-        self.fixed = contract.input(spec.ids_tensor).shape == (spec.max_length,)
-        try:
-            self.tokenizer = Tokenizer.from_file(str(version_dir / spec.tokenizer))
-        except Exception as exc:  # the library raises a bare Exception
-            raise ContractInvalid(f"{spec.tokenizer} can't be loaded as a tokenizer: {exc!s:.120}") from exc
+        self.dtypes = {t.name: np.int32 if t.datatype == "INT32" else np.int64 for t in inputs}
+        self.fixed = any(t.name == spec.ids_tensor and t.shape == (spec.max_length,) for t in inputs)
+        self.located = located
+        self.tokenizer = tokenizer.load(folder, spec.tokenizer)
         self.tokenizer.enable_truncation(spec.max_length)
         self.tokenizer.enable_padding(pad_id=spec.pad_id, length=spec.max_length if self.fixed else None)
 
@@ -101,13 +125,17 @@ class _Texts:
 
     def __call__(self, items: Sequence[str], /, *, deadline: float = math.inf) -> Prepared:
         texts = [_named(i, len(items), _text, item) for i, item in enumerate(items)]
-        encoded = self.tokenizer.encode_batch_fast(texts)
+        # The fast way leaves out where in the text a token comes from.
+        encoded = self.tokenizer.encode_batch(texts) if self.located else self.tokenizer.encode_batch_fast(texts)
         ids = np.array([e.ids for e in encoded], dtype=self.dtypes[self.spec.ids_tensor])
         tensors: dict[str, NDArray[Any]] = {self.spec.ids_tensor: ids}
         if self.spec.mask_tensor is not None:
             mask = [e.attention_mask for e in encoded]
             tensors[self.spec.mask_tensor] = np.array(mask, dtype=self.dtypes[self.spec.mask_tensor])
-        return Prepared(tensors=tensors)
+        if not self.located:
+            return Prepared(tensors=tensors)
+        places = [TextPlace(text=text, offsets=e.offsets) for text, e in zip(texts, encoded, strict=True)]
+        return Prepared(tensors=tensors, places=places)
 
 
 class _Rows:

@@ -9,6 +9,7 @@ from gateway.error import DeadlineExceeded
 from gateway.metric import STAGES
 
 if TYPE_CHECKING:
+    from contract.place import Places
     from gateway.catalog import Served
     from gateway.route import Choice
     from gateway.trace import Span
@@ -40,7 +41,10 @@ class Ask:
 
 @dataclass(slots=True)
 class Call:
-    """One request in hand. Times are monotonic seconds; `stages` holds seconds by the order of `STAGES`."""
+    """One request in hand. Times are monotonic seconds; `stages` holds seconds by the order of `STAGES`.
+
+    `places` are its items as they were sent, from the preprocessing of who serves it.
+    """
 
     ask: Ask
     started: float
@@ -51,6 +55,7 @@ class Call:
     priority: int = 0  # Triton's priority level; 0 is the model's default
     batch_samples: int = 0
     span: "Span | None" = None
+    places: "Places" = ()
     stages: list[float] = field(default_factory=lambda: [0.0] * len(STAGES))
 
     def __post_init__(self) -> None:

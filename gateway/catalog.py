@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract import Contract, ContractError, ContractNotFound, Repository
+from contract.answer import Answerer, answerer
 from contract.observation import Observer
 from contract.preprocess import Preprocessor, preprocessor
 from contract.schema import CONTRACT_FILE
@@ -34,6 +35,7 @@ class Served:
     contract: Contract | None = None
     observer: Observer | None = None
     preprocess: Preprocessor | None = None
+    answer: Answerer | None = None
     label: str = field(init=False)  # how metrics name it
 
     def __post_init__(self) -> None:
@@ -194,8 +196,9 @@ class Catalog:
             contract = self.repository.contract(name, version)
         except ContractNotFound:
             return Served(name, version)
-        prepare = preprocessor(contract, self.repository.version_dir(name, version))
-        return Served(name, version, contract, Observer(contract), prepare)
+        folder = self.repository.version_dir(name, version)
+        prepare, answer = preprocessor(contract, folder), answerer(contract.postprocess, folder)
+        return Served(name, version, contract, Observer(contract), prepare, answer)
 
     def _swap(self, index: Sequence[IndexEntry], ready: set[Key], fresh: dict[Key, Served]) -> None:
         before = {(s.name, s.version): s for versions in self._served.values() for s in versions.values()}

@@ -47,7 +47,7 @@ class Observation:
         self._waiting.setdefault((signature, *batch[0].observed), []).append(kept)
         self._num_samples += result.num_samples
         sample_bytes = sum(array.nbytes for array in first.values()) // batch[0].num_samples
-        self._num_bytes += sample_bytes * result.num_samples
+        self._num_bytes += sample_bytes * result.num_samples + sum(array.nbytes for array in result.outputs.values())
         if self._num_samples >= _MAX_SAMPLES or self._num_bytes >= _MAX_BYTES:
             self.count()
         elif self._timer is None:

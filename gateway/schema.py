@@ -3,20 +3,26 @@
 Sources: https://json-schema.org/draft/2020-12; https://github.com/kserve/open-inference-protocol for V2 documents.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contract import Contract, TensorSpec
+from contract.picture import MAX_MASK_PIXELS
 from contract.profile import Feature
 from contract.schema import (
+    BoxesPostprocess,
     ClassificationPostprocess,
     Column,
     EmbeddingPostprocess,
+    GenerationPostprocess,
     ImagePreprocess,
+    MaskPostprocess,
     RegressionPostprocess,
     TablePreprocess,
+    TensorPostprocess,
     TensorPreprocess,
     TextPreprocess,
+    TokenLabelsPostprocess,
 )
 from gateway.example import tidy
 from gateway.feedback import MAX_FEEDBACK
@@ -26,6 +32,7 @@ Schema = dict[str, Any]
 
 _INTEGER_BITS = {"INT8": 8, "INT16": 16, "INT32": 32, "INT64": 64, "UINT8": 8, "UINT16": 16, "UINT32": 32, "UINT64": 64}
 _NUMBER_OR_NULL: Schema = {"type": ["number", "null"], "description": "null when the model answered no number."}
+_RATIO: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 _TOKEN: Schema = {
     "type": "string",
     "description": "Send it with the true label to `/v1/feedback`. Only there when this gateway takes feedback.",
@@ -62,9 +69,9 @@ def item_schema(contract: Contract) -> Schema:
 
 def prediction_schemas(contract: Contract) -> dict[str, Schema]:
     """The schema of one answer, and those that it refers to."""
+    label: Schema = {"$ref": f"#/components/schemas/{contract.name}.Label"}
     match contract.postprocess:
         case ClassificationPostprocess() as post:
-            label = {"$ref": f"#/components/schemas/{contract.name}.Label"}
             best = closed({"label": label, "confidence": {"type": "number"}})
             top = {"type": "array", "maxItems": min(post.top_k, len(post.labels)), "items": best}
             fields = {
@@ -73,14 +80,21 @@ def prediction_schemas(contract: Contract) -> dict[str, Schema]:
                 "top": {**top, "description": "The most probable labels, the first one first."},
                 "token": _TOKEN,
             }
-            labels = {"type": "string", "enum": list(post.labels)}
-            return {"Label": labels, "Prediction": closed(fields, ["label", "confidence", "top"])}
+            return {"Label": _enum(post.labels), "Prediction": closed(fields, ["label", "confidence", "top"])}
         case RegressionPostprocess() as post:
             return {"Prediction": closed({"value": _NUMBER_OR_NULL, "unit": {"const": post.unit}})}
         case EmbeddingPostprocess() as post:
             vector = _nested(contract.output(post.tensor).shape, _NUMBER_OR_NULL)
             return {"Prediction": closed({"embedding": vector})}
-        case _:
+        case TokenLabelsPostprocess() as post:
+            return {"Label": _enum(post.span_labels), "Prediction": _spans(label)}
+        case BoxesPostprocess() as post:
+            return {"Label": _enum(post.labels), "Prediction": _boxes(label, post.min_score)}
+        case MaskPostprocess() as post:
+            return {"Label": _enum(post.labels), "Prediction": _mask(label, post.labels)}
+        case GenerationPostprocess():
+            return {"Prediction": closed({"text": {"type": "string"}})}
+        case TensorPostprocess():
             outputs = {spec.name: _nested(spec.shape, _value(spec)) for spec in contract.outputs}
             return {"Prediction": closed({"outputs": closed(outputs)})}
 
@@ -125,6 +139,59 @@ def closed(properties: Mapping[str, Any], required: list[str] | None = None) -> 
         "required": list(properties) if required is None else required,
         "additionalProperties": False,
     }
+
+
+def _enum(labels: Sequence[str]) -> Schema:
+    return {"type": "string", "enum": list(labels)}
+
+
+def _spans(label: Schema) -> Schema:
+    position = {"type": "integer", "minimum": 0}
+    span = closed(
+        {
+            "label": label,
+            "text": {"type": "string", "minLength": 1},
+            "start": {**position, "description": "In characters (Unicode code points) of the text that was sent."},
+            "end": {**position, "description": "The first character that no longer belongs to it."},
+            "confidence": {**_RATIO, "description": "Mean over its tokens."},
+        }
+    )
+    return closed({"spans": {"type": "array", "items": span, "description": "In the order of the text."}})
+
+
+def _boxes(label: Schema, min_score: float) -> Schema:
+    edges = {
+        "type": "array",
+        "minItems": 4,
+        "maxItems": 4,
+        "items": {"type": "number", "minimum": 0},
+        "description": "x1, y1, x2, y2 in pixels of the picture that was sent, upright.",
+    }
+    box = closed({"label": label, "confidence": {"type": "number", "minimum": min_score}, "box": edges})
+    return closed({"boxes": {"type": "array", "items": box, "description": "The most probable one first."}})
+
+
+def _mask(label: Schema, labels: Sequence[str]) -> Schema:
+    found = closed({"label": label, "ratio": {**_RATIO, "description": "Its share of the pixels."}})
+    fields = {
+        "labels": {"type": "array", "minItems": 1, "maxItems": len(labels), "items": found},
+        "confidence": _NUMBER_OR_NULL,
+        "size": {
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 2,
+            "items": {"type": "integer", "minimum": 1},
+            "description": "Width and height of the mask: those of the picture that was sent, upright. Of more than "
+            f"{MAX_MASK_PIXELS} pixels they are fewer: scale the mask to the picture.",
+        },
+        "mask": {
+            "type": "string",
+            "contentEncoding": "base64",
+            "contentMediaType": "image/png",
+            "description": f"A PNG, one byte a pixel: 0 is {labels[0]!r}, and so on in the order of the labels.",
+        },
+    }
+    return closed(fields)
 
 
 def _column(column: Column, feature: Feature | None) -> Schema:

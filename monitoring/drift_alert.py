@@ -5,12 +5,13 @@ It must be sure and enough to matter in any window, for as long as `PENDING`; `d
 
 from collections.abc import Sequence
 
+from contract.observation import OUTPUT_FEATURES
 from monitoring.drift import WINDOWS, Window
 from monitoring.rule import OF, Alert, Group, recent
 from monitoring.statistic import ALARM_Z
 
 PENDING = "15m"
-OUTPUTS = "prediction|confidence|entropy|value|norm"  # features of what a model answers; all others are its inputs
+OUTPUTS = "|".join(OUTPUT_FEATURES)  # features of what a model answers; all others are its inputs
 
 _Z = f'z = {{{{ printf "%.1f" $value }}}} where {ALARM_Z} is the limit'
 

@@ -3,6 +3,8 @@
 Its files are held against their digests, and its graph against its folder, before ONNX Runtime sees a byte of them.
 """
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -53,13 +55,15 @@ def challenge(
     outputs: Tensors,
     test: Split,
     own: Measures | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Comparison:
     """Hold a challenger's outputs for the test samples against those of a published version's graph.
 
-    What can't be compared is said in the remarks, never raised.
+    `files` are what the samples were made with, such as a tokenizer. What can't be compared is said in the remarks,
+    never raised.
     """
     try:
-        theirs = answers(repository, champion, challenger, test, own)
+        theirs = answers(repository, champion, challenger, test, own, files)
     except NotComparable as exc:
         return Comparison(champion=champion.version, remarks=(str(exc),))
     ours = Answers(postprocess=challenger.postprocess, outputs=outputs)
@@ -79,20 +83,26 @@ def compare_published(
     if not isinstance(name, str):
         raise NotComparable(f"{model} version {second} was made by no recipe, so there are no samples to compare it on")
     made_by = recipe.find(name.removesuffix(recipe.QUICK))
-    test = made_by.load(data_dir).test
-    theirs, ours = (answers(repository, contract, made_by, test, made_by.metrics) for contract in (before, after))
+    dataset = made_by.load(data_dir)
+    test, own = dataset.test, made_by.metrics
+    theirs, ours = (answers(repository, each, made_by, test, own, dataset.files) for each in (before, after))
     return compare(first, theirs, ours, test.targets, meant=made_by.postprocess, own=made_by.metrics)
 
 
 def answers(
-    repository: Repository, contract: Contract, meant: Promise, test: Split, own: Measures | None = None
+    repository: Repository,
+    contract: Contract,
+    meant: Promise,
+    test: Split,
+    own: Measures | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Answers:
     """What a published version's own graph answers to test samples that were made for the model `meant`.
 
     Raises NotComparable when the version takes or answers something else, when its files aren't those that were
     published, and when its graph fails or answers what isn't finite.
     """
-    if obstacle := _obstacle(contract, meant, own):
+    if obstacle := _obstacle(contract, meant, own) or _other_file(contract, files or {}):
         raise NotComparable(obstacle)
     folder = repository.version_dir(contract.name, contract.version)
     try:
@@ -120,8 +130,21 @@ def _obstacle(champion: Contract, challenger: Promise, own: Measures | None) -> 
         return f"{version} answers other tensors ({', '.join(map(_shown, champion.outputs))})"
     if old.kind != new.kind:
         return f"{version} answers by {old.kind}, not {new.kind}"
+    if own is not None and old != new:
+        return f"{version} answers otherwise ({_changes(old, new)})"
     if isinstance(old, RegressionPostprocess) and isinstance(new, RegressionPostprocess) and old.unit != new.unit:
         return f"{version} answers in {old.unit!r}, not {new.unit!r}"
+    return None
+
+
+def _other_file(champion: Contract, files: Mapping[str, bytes]) -> str | None:
+    """The same text becomes other ids by another tokenizer."""
+    for artifact in champion.artifacts:
+        if (
+            artifact.role == "tokenizer"
+            and hashlib.sha256(files.get(artifact.path, b"")).hexdigest() != artifact.sha256
+        ):
+            return f"version {champion.version} has another {artifact.path}"
     return None
 
 
@@ -129,7 +152,7 @@ def _shown(spec: TensorSpec) -> str:
     return f"{spec.name} {spec.datatype} {list(spec.shape)}"
 
 
-def _changes(old: Preprocess, new: Preprocess) -> str:
+def _changes(old: Preprocess | Postprocess, new: Preprocess | Postprocess) -> str:
     before, after = old.model_dump(), new.model_dump()
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return ", ".join(f"{name} {before.get(name)!r:.60}, now {after.get(name)!r:.60}" for name in names)

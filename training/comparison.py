@@ -111,7 +111,7 @@ def compare(
     """
     remarks: tuple[str, ...] = ()
     their_targets, our_targets = targets, targets
-    if isinstance(meant, ClassificationPostprocess):
+    if isinstance(meant, ClassificationPostprocess) and targets.dtype.names is None:
         their_targets, our_targets = (_translated(targets, meant, side.postprocess) for side in (theirs, ours))
         known = (their_targets >= 0) & (our_targets >= 0)
         remarks = _on_labels(theirs.postprocess, ours.postprocess, num_left_out=int((~known).sum()))

@@ -27,6 +27,10 @@ ONNX_FILE = "model.onnx"
 # What dynamo writes without converting, and what both TensorRT 10 and 11 parse.
 OPSET = 18
 
+# torch.export calls it an error that it can't describe its own loop over a recurrent layer; whatever really is one is
+# raised.
+_QUIET_AT = {"torch.onnx": logging.ERROR, "torch.export": logging.CRITICAL}
+
 
 def export(
     network: nn.Module,
@@ -43,7 +47,7 @@ def export(
     network = network.cpu().eval()
     network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     try:
-        with _quiet():
+        with _quiet(), torch.no_grad():  # a loop with weights that could learn has no graph
             program = torch.onnx.export(
                 network,
                 tuple(_example(spec, batch) for spec in inputs),
@@ -105,14 +109,23 @@ def _check_tensors(kind: str, values: Any, specs: Sequence[TensorSpec]) -> None:
 def _shorten_origin(model: onnx.ModelProto) -> None:
     """Drop torch's notes on every node, which name this machine's files, for the short form of where it comes from."""
     del model.metadata_props[:]
-    graph = model.graph
-    origins = [origin_of(node) for node in graph.node]
-    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    for node, origin in zip(graph.node, origins, strict=True):
-        if origin:
-            node.metadata_props.add(key=ORIGIN_KEY, value=origin)
+    for graph in _graphs(model.graph):
+        origins = [origin_of(node) for node in graph.node]
+        for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph):
+            del part.metadata_props[:]
+            part.doc_string = ""
+        for node, origin in zip(graph.node, origins, strict=True):
+            if origin:
+                node.metadata_props.add(key=ORIGIN_KEY, value=origin)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph, and those of the loops in it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)
 
 
 def _first_line(exc: Exception) -> str:
@@ -123,15 +136,21 @@ def _first_line(exc: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's remarks on packages that aren't needed here."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logging.getLogger(name): level for name, level in _QUIET_AT.items()}
+    before = {logger: logger.level for logger in levels}
+    for logger, level in levels.items():
+        logger.setLevel(level)
     try:
         with warnings.catch_warnings():
             # torch 2.13 copies its own deprecated tree type; nothing a caller could do.
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
             # Two inputs that share an axis share its name, which is what was asked for.
             warnings.filterwarnings("ignore", message=r"# The axis name: \S+ will not be used", category=UserWarning)
+            # Recurrent layers are traced by a loop of torch's own; the graph gets ONNX's own operators for them.
+            warnings.filterwarnings("ignore", message=r"_check_is_size will be removed", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor", category=UserWarning)
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? .*_flat_weights", category=UserWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in before.items():
+            logger.setLevel(level)

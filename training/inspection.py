@@ -7,6 +7,9 @@ from training.data import Dataset, Split
 from training.error import DataInvalid
 from training.recipe import Recipe
 
+_NUM_CHECKED = 512  # samples at a time, for what is looked at may be many and large
+_BATCH = AxisRange(min=1, opt=_NUM_CHECKED, max=_NUM_CHECKED)
+
 
 def inspect(recipe: Recipe, dataset: Dataset) -> None:
     """Hold all three splits against the recipe's inputs and its objective.
@@ -29,4 +32,6 @@ def _check_inputs(recipe: Recipe, split: Split) -> None:
         expected = ", ".join(spec.name for spec in recipe.inputs)
         raise ValueError(f"expected the inputs {expected}, got {', '.join(split.inputs)}")
     for spec in recipe.inputs:
-        check(spec, AxisRange(min=1, opt=len(split), max=len(split)), split.inputs[spec.name])
+        array = split.inputs[spec.name]
+        for start in range(0, len(split), _NUM_CHECKED):
+            check(spec, _BATCH, array[start : start + _NUM_CHECKED])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training import precision
+from training.augmentation import augmented
 from training.checkpoint import State, explained
 from training.data import Split
 from training.error import Diverged
@@ -172,9 +173,8 @@ class Learner:
         """The whole batch, augmented in every process alike; what is random in the network is the process's own."""
         seed, group = self._recipe.config.seed, self._group
         torch.manual_seed(derived_seed(seed, "step", step))
-        if self._recipe.augment is not None:
-            inputs = tuple(self._recipe.augment(batch.inputs))
-            batch = Samples(inputs=inputs, targets=batch.targets, size=batch.size)
+        inputs, targets = augmented(self._recipe.augment, batch.inputs, batch.targets)
+        batch = Samples(inputs=tuple(inputs), targets=targets, size=batch.size)
         if group.size > 1:
             torch.manual_seed(derived_seed(seed, "process", step * group.size + group.rank))
         return batch

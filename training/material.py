@@ -43,8 +43,9 @@ class Material:
 
         Raises DataInvalid where nothing can be measured without targets.
         """
-        if self.targets is not None and is_measured(postprocess):
-            old, new = (list(measure(postprocess, outputs, self.targets)) for outputs in (before, after))
+        own = self.recipe.metrics if self.recipe else None
+        if self.targets is not None and (own or is_measured(postprocess)):
+            old, new = (list(measure(postprocess, outputs, self.targets, own)) for outputs in (before, after))
             return old, new
         if not isinstance(postprocess, ClassificationPostprocess):
             raise DataInvalid(f"expected targets beside the samples in {self.name}, named {TARGET!r}, found none")

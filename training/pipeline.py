@@ -250,7 +250,9 @@ def _compare(candidate: Candidate, repository: Repository, require: Requirement 
         if before is None:
             say("this is the first version")
             return candidate
-        comparison = champion.challenge(repository, before, recipe, candidate.test_outputs, test, own=recipe.metrics)
+        comparison = champion.challenge(
+            repository, before, recipe, candidate.test_outputs, test, own=recipe.metrics, files=candidate.dataset.files
+        )
         if before.provenance.data_sha256 != candidate.dataset.sha256:
             comparison = comparison.with_remark(
                 f"version {before.version} learned from other data, perhaps from some of these samples"
@@ -314,7 +316,9 @@ def _contract(
 ) -> Contract:
     recipe, dataset = candidate.recipe, candidate.dataset
     with stages("profile") as say:
-        profile = reference_profile(recipe.preprocess, recipe.postprocess, dataset, candidate.validation_outputs)
+        profile = reference_profile(
+            recipe.preprocess, recipe.postprocess, dataset, candidate.validation_outputs, recipe.unwatched
+        )
         say(f"{len(profile.features)} features: {', '.join(feature.name for feature in profile.features)}")
     made = provenance(recipe, dataset, candidate.network, candidate.machine, candidate.progress.time_s)
     findings = replace(

@@ -38,7 +38,8 @@ class Recipe:
     form of a recipe is for trying the machinery: `quick_config` and `quick_gates` take the place of the others.
     Fine-tuning: training begins at `start`, and leaves alone the parameters that a pattern in `frozen` names, as in
     `("stem.*", "blocks.0.*")`. Distillation: a `teacher` is listened to beside the labels. `metrics` judge a kind of
-    answer that has none of its own; `space` is what `tidegate sweep` searches.
+    answer that has none of its own; `space` is what `tidegate sweep` searches. Drift isn't looked for in the inputs and
+    features that `unwatched` names: a state that a client hands back says nothing of the data.
     Pre-training: the recipe `after` is trained first, and this one begins with its weights, all but those that a
     pattern in `fresh` names. `baselines` are what anyone would try first: names, and functions that give each one's
     value of the first metric on the test split.
@@ -64,6 +65,7 @@ class Recipe:
     preprocess: Preprocess
     postprocess: Postprocess
     metrics: Measures | None = None
+    unwatched: tuple[str, ...] = ()
     slo: Slo
     config: TrainConfig
     gates: tuple[Gate, ...]

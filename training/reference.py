@@ -12,10 +12,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from contract.observation import build_profile, input_values
-from contract.postprocess import interpret
+from contract.observation import build_profile, input_values, watched
 from contract.profile import CONFIDENCE, BinAccuracy, Feature, Profile, bin_accuracy
-from contract.schema import Postprocess, Preprocess
+from contract.schema import ClassificationPostprocess, Postprocess, Preprocess
 from contract.tensor import Tensors
 from training.data import Dataset
 
@@ -23,21 +22,35 @@ Array = NDArray[Any]
 
 
 def reference_profile(
-    preprocess: Preprocess, postprocess: Postprocess, dataset: Dataset, validation_outputs: Tensors
+    preprocess: Preprocess,
+    postprocess: Postprocess,
+    dataset: Dataset,
+    validation_outputs: Tensors,
+    unwatched: Sequence[str] = (),
 ) -> Profile:
-    """Profile of the inputs from M training samples, of the outputs from the validation samples' `[V, ...]`."""
-    inputs = build_profile(preprocess, postprocess, dataset.train.inputs, dataset.train.observed, None)
-    meaning = interpret(postprocess, validation_outputs)
-    held_out = dataset.validation
-    whole = build_profile(preprocess, postprocess, held_out.inputs, held_out.observed, meaning)
-    from_inputs = set(input_values(preprocess, held_out.inputs, held_out.observed))
+    """Profile of the inputs from M training samples, of the outputs from the validation samples' `[V, ...]`.
+
+    Without the inputs and features that `unwatched` names.
+    """
+    shown, held_out = (
+        {name: array for name, array in split.inputs.items() if name not in unwatched}
+        for split in (dataset.train, dataset.validation)
+    )
+    inputs = build_profile(preprocess, postprocess, shown, dataset.train.observed, None)
+    meaning = watched(postprocess, validation_outputs)
+    observed = dataset.validation.observed
+    whole = build_profile(preprocess, postprocess, held_out, observed, meaning)
+    from_inputs = set(input_values(preprocess, held_out, observed))
     outputs = [feature for feature in whole.features if feature.name not in from_inputs]
-    return Profile(features=(*inputs.features, *outputs), confidence=_confidence(outputs, meaning, held_out.targets))
+    confidence: tuple[BinAccuracy, ...] = ()
+    targets = dataset.validation.targets
+    if isinstance(postprocess, ClassificationPostprocess) and meaning is not None and targets.dtype.names is None:
+        confidence = _confidence(outputs, meaning, targets)
+    features = tuple(feature for feature in (*inputs.features, *outputs) if feature.name not in unwatched)
+    return Profile(features=features, confidence=confidence)
 
 
-def _confidence(outputs: Sequence[Feature], meaning: Array | None, targets: Array) -> tuple[BinAccuracy, ...]:
-    """How often a classifier `[V, K]` is right by how sure it is; nothing for any other model."""
-    feature = next((feature for feature in outputs if feature.name == CONFIDENCE), None)
-    if feature is None or meaning is None:
-        return ()
+def _confidence(outputs: Sequence[Feature], meaning: Array, targets: Array) -> tuple[BinAccuracy, ...]:
+    """How often a classifier `[V, K]` is right by how sure it is."""
+    feature = next(feature for feature in outputs if feature.name == CONFIDENCE)
     return bin_accuracy(feature, meaning.max(axis=1), meaning.argmax(axis=1) == targets)

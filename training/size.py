@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from training import precision
+from training.augmentation import augmented
 from training.checkpoint import Epoch, Progress
 from training.data import Dataset, Split
 from training.forward import as_tuple
@@ -184,8 +185,8 @@ def _activations(recipe: Recipe, network: nn.Module, batch: Split, device: str) 
     set_training(network)
     autocast = precision.resolve(recipe.config.precision, device).autocast()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
-        inputs = recipe.augment(part.inputs) if recipe.augment else part.inputs
-        recipe.objective.loss(as_tuple(network(*inputs)), part.targets)
+        inputs, targets = augmented(recipe.augment, part.inputs, part.targets)
+        recipe.objective.loss(as_tuple(network(*inputs)), targets)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

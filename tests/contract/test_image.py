@@ -116,6 +116,12 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
         decode(data[:-2] + scan * 200 + data[-2:], GREY)
 
 
+def test_a_crop_of_a_whole_side_is_never_larger_than_the_image() -> None:
+    spec = GREY.model_copy(update={"resize": "crop", "width": 1, "height": 23})
+    assert 47 / 23 * 23 > 47  # or this would test nothing
+    assert (decode(encoded(Image.new("L", (3, 47), 9)), spec).pixels == 9).all()
+
+
 def test_a_very_thin_image_is_read() -> None:
     for resize in ("stretch", "crop", "pad"):
         spec = GREY.model_copy(update={"resize": resize})

@@ -10,6 +10,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from contract import Contract, ContractInvalid, InputError, Repository
 from contract.observation import Observer, build_profile
+from contract.place import TextPlace
 from contract.preprocess import preprocessor
 from contract.schema import (
     AxisRange,
@@ -19,6 +20,7 @@ from contract.schema import (
     TensorPreprocess,
     TensorSpec,
     TextPreprocess,
+    TokenLabelsPostprocess,
 )
 from contract.tensor import check_inputs
 
@@ -134,3 +136,25 @@ def test_tensor_models_have_no_preprocessing_but_are_watched(tiny_repository: Re
     images = np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1)
     profile = build_profile(contract.preprocess, contract.postprocess, {"image": images}, {}, np.eye(3)[:2])
     assert [f.name for f in profile.features][:2] == ["image.mean", "image.std"]
+
+
+def test_texts_are_located_where_token_labels_need_it(text: Contract, tiny_repository: Repository) -> None:
+    tagged = changed(
+        text,
+        outputs=(TensorSpec(name="tags", datatype="FP32", shape=(-1, 2)),),
+        postprocess=TokenLabelsPostprocess(tensor="tags", labels=("O", "PER"), outside="O"),
+    )
+    folder = tiny_repository.version_dir("tiny", 1)
+    plain, located = preprocessor(text, folder), preprocessor(tagged, folder)
+    assert plain is not None
+    assert located is not None
+    texts = ["🚀 good  film", "good odd film good good", ""]
+    before, after = plain(texts), located(texts)
+    assert before.places == ()
+    for name, array in before.tensors.items():
+        np.testing.assert_array_equal(array, after.tensors[name])
+    first, second, third = after.places
+    assert first == TextPlace(text=texts[0], offsets=[(0, 1), (2, 6), (8, 12), (0, 0)])
+    assert isinstance(second, TextPlace)
+    assert [texts[1][start:end] for start, end in second.offsets] == ["good", "odd", "film", "good"]
+    assert third == TextPlace(text="", offsets=[(0, 0)] * 4)

@@ -8,9 +8,9 @@ from hypothesis.extra import numpy as hnp
 
 from contract import Repository
 from contract.observation import Observer, output_values
-from contract.postprocess import answers, interpret, softmax
+from contract.postprocess import interpret, softmax
 from contract.profile import Feature, categorical_feature, ordered_feature
-from contract.schema import ClassificationPostprocess, RegressionPostprocess
+from contract.schema import ClassificationPostprocess
 
 values = hnp.arrays(
     np.float64,
@@ -98,15 +98,3 @@ def test_softmax_neither_overflows_nor_hides_nan() -> None:
     rows = softmax(np.array([[1e4, 0, -1e4], [np.nan, 0, 0], [np.inf, 0, 0]], np.float32))
     assert rows[0].tolist() == [1, 0, 0]
     assert np.isnan(rows[1:]).all()
-
-
-def test_answers_are_sorted_and_hold_no_nan() -> None:
-    spec = ClassificationPostprocess(tensor="p", labels=("a", "b", "c"), top_k=2, activation="identity")
-    outputs = {"p": np.array([[0.2, 0.5, 0.3], [np.nan] * 3])}
-    first, second = answers(spec, outputs, interpret(spec, outputs))
-    assert first["label"] == "b"
-    assert [entry["label"] for entry in first["top"]] == ["b", "c"]
-    assert second == {"label": None, "confidence": None, "top": []}
-    value = RegressionPostprocess(tensor="y", scale=2, offset=1, unit="m")
-    outputs = {"y": np.array([[3.0]], np.float32)}
-    assert answers(value, outputs, interpret(value, outputs)) == [{"value": 7.0, "unit": "m"}]

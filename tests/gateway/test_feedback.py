@@ -8,7 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from contract import Contract, Profile
-from contract.postprocess import answers, interpret
+from contract.answer import answerer
+from contract.postprocess import interpret
 from contract.profile import categorical_feature
 from contract.schema import RegressionPostprocess
 from gateway.error import InvalidRequest, UnknownModel
@@ -81,10 +82,10 @@ def test_a_true_label_is_counted_where_it_belongs(place: Place) -> None:
     assert place.counted("gateway_feedback_total") == {("counted",): 2}
 
 
-def test_predictions_are_signed_as_they_are_answered(place: Place, contract: Contract) -> None:
+def test_predictions_are_signed_as_they_are_answered(place: Place, contract: Contract, tmp_path: Path) -> None:
     outputs = {"logits": np.array([[0, 9, 0], [np.nan, 0, 0], [0, 0, 0]], np.float32)}
     meaning = interpret(contract.postprocess, outputs)
-    predictions = answers(contract.postprocess, outputs, meaning)
+    predictions = answerer(contract.postprocess, tmp_path)(outputs, meaning, ())
     place.feedback.sign(contract, meaning, predictions)
     assert "token" not in predictions[1]  # the model answered NaN: nothing was predicted
     for prediction in (predictions[0], predictions[2]):

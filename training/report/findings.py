@@ -53,7 +53,7 @@ def of_run(folder: Path, recipe: Recipe) -> Findings:
     """What the run in a folder shows of itself, finished or not; raises RunMismatch when its checkpoint is none."""
     file = folder / checkpoint.CHECKPOINT_FILE
     progress = checkpoint.read_progress(file) if file.is_file() else Progress()
-    return Findings(recipe=recipe, progress=progress, steps=read(folder / STEPS_FILE))
+    return Findings(recipe=recipe, progress=progress, steps=read(folder / STEPS_FILE), own=recipe.metrics)
 
 
 def judged(findings: Findings, folder: Path, dataset: Dataset) -> Findings:

@@ -110,10 +110,11 @@ def judge(
 ) -> Judgement | None:
     """Judge every sample; by the first of the recipe's `own` measures where it brings some.
 
-    None for a kind of answer that nobody said how to judge.
+    None for a kind of answer that nobody said how to judge, or a measure that isn't of one value a sample.
     """
     if own is not None:
-        return _judged_by(own(outputs, targets)[0])
+        first = own(outputs, targets)[0]
+        return _judged_by(first) if len(first.samples) == len(targets) else None
     match postprocess:
         case ClassificationPostprocess():
             return _labelled(classes(postprocess, outputs, targets))
