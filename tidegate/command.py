@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tidegate import dashboards
 from tidegate.compiling import compile_version, passport
+from tidegate.data import data
 from tidegate.delivery import jobs, sync
 from tidegate.drift import drift
 from tidegate.experiment import report, runs, size, sweep
@@ -71,6 +72,7 @@ app.command("sweep")(in_one_sentence(sweep))
 app.command("report")(in_one_sentence(report))
 app.command("runs")(in_one_sentence(runs))
 app.command("rules")(in_one_sentence(rules))
+app.command("data")(in_one_sentence(data))
 app.command("drift")(in_one_sentence(drift))
 app.command("replay")(in_one_sentence(replay))
 app.command("sync")(in_one_sentence(sync))

@@ -6,6 +6,7 @@ and the package's client (`pip`, `npm`, `apt-get`) fetches it otherwise, without
 """
 
 import hashlib
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
+from training import dataset
 from training.durable import write_atomically
 from training.error import DataInvalid, DataNotFound, LockTimeout
 from training.lock import exclusive
@@ -54,13 +57,19 @@ class Package:
         """
         if data_dir is not None and (found := self._below(data_dir)):
             return self._verified(found, str(data_dir))
-        for folder in (self._cache, *self._installed()):
-            found = self._below(folder)
-            if digest(found) == self.sha256:
-                return found
+        folder = self.place()
+        if folder is not None:
+            return self._below(folder)
         found = self._verified(self._fetch(), f"the {self.manager} package {self.name}")
         self._keep(found)
         return found
+
+    def place(self) -> Path | None:
+        """The folder on this machine below which the files lie, if there is one."""
+        for folder in (self._cache, *self._installed()):
+            if digest(self._below(folder)) == self.sha256:
+                return folder
+        return None
 
     def digest(self) -> str:
         """The data's own SHA-256."""
@@ -128,6 +137,14 @@ class Package:
             for path, content in found.items():
                 (self._cache / path).parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(self._cache / path, content)
+
+
+def known() -> list[Package]:
+    """Every package that a module of `training.dataset` names."""
+    modules = [import_module(m.name) for m in pkgutil.iter_modules(dataset.__path__, f"{dataset.__name__}.")]
+    values = [value for module in modules for value in vars(module).values()]
+    each = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
+    return list(dict.fromkeys(one for one in each if isinstance(one, Package)))
 
 
 def digest(found: Mapping[str, bytes]) -> str:
