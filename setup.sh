@@ -2,7 +2,7 @@
 # Sets up everything the Makefile's targets need, and does nothing where that is there already.
 #
 #   Debian packages   prometheus, curl, dataset-fashion-mnist; wrk and nghttp2-client (h2load) for `make bench`;
-#                     prometheus-alertmanager and docker-registry for tests;
+#                     prometheus-alertmanager, docker-registry and npm for tests;
 #                     python3.X-venv and libpython3.X where Python came without ensurepip or its shared library
 #                                                                                            (only these need root)
 #   .venv             this project and its tools
@@ -53,6 +53,7 @@ install_debian_packages() {
     command -v prometheus >/dev/null && command -v promtool >/dev/null || wanted="$wanted prometheus"
     [ "${1:-}" != test ] || command -v amtool >/dev/null || wanted="$wanted prometheus-alertmanager"
     [ "${1:-}" != test ] || command -v docker-registry >/dev/null || wanted="$wanted docker-registry"
+    [ "${1:-}" != test ] || command -v npm >/dev/null || wanted="$wanted npm"
     command -v curl >/dev/null || wanted="$wanted curl"
     command -v wrk >/dev/null || wanted="$wanted wrk"
     command -v h2load >/dev/null || wanted="$wanted nghttp2-client"
@@ -133,6 +134,14 @@ install_foreign() {
     echo "$stamp" >.venv/.foreign
 }
 
+fetch_data() {
+    stamp=$(cat training/dataset/*.py | sha256sum | cut -d' ' -f1)
+    [ "$(cat .venv/.data 2>/dev/null)" != "$stamp" ] || return 0
+    say "fetching the data sets of the recipes, those that aren't here yet"
+    .venv/bin/tidegate data --fetch >/dev/null || fail "a data set could not be fetched; the line above says why."
+    echo "$stamp" >.venv/.data
+}
+
 case ${1:-} in
 "" | test) ;;
 *) fail "expected no argument or 'test', got '$1'." ;;
@@ -142,4 +151,8 @@ find_python
 install_debian_packages "${1:-}"
 install_project
 install_triton
-[ "${1:-}" != test ] || { install_kserve && install_foreign; }
+if [ "${1:-}" = test ]; then
+    install_kserve
+    install_foreign
+    fetch_data
+fi
