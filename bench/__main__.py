@@ -4,8 +4,9 @@
 `run/bench/` and, with those of the other's last run, into `docs/bench.md`. `python -m bench engines` compiles what is
 published for every target and precision, and writes `docs/engines.md`; `python -m bench recipes` trains, publishes and
 asks every recipe, and writes `docs/recipes.md`; `python -m bench cluster` harms one Triton of three, and writes
-`docs/scaling.md`. Nothing else should run on the machine
-meanwhile: the load generator and the servers share its cores.
+`docs/scaling.md`; `python -m bench ablation` trains one network with one choice changed at a time, and writes
+`docs/ablation.md`; `python -m bench chess` plays chess through the gateway, and writes `docs/chess.md`. Nothing else
+should run on the machine meanwhile: the load generator and the servers share its cores.
 """
 
 import argparse
@@ -53,6 +54,10 @@ def main() -> int:
         return _recipes(options, console)
     if options.what == "cluster":
         return _cluster(options, console)
+    if options.what == "chess":
+        return _chess(options, console)
+    if options.what == "ablation":
+        return _ablation(options, console)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended in order
     os.environ["TIDEGATE_PROCESSES"] = str(options.processes)
     STATE.mkdir(parents=True, exist_ok=True)
@@ -122,13 +127,56 @@ def _cluster(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _ablation(options: argparse.Namespace, console: Console) -> int:
+    """One network, trained with one choice changed at a time."""
+    from bench.ablation import run
+    from bench.ablation_page import COLUMNS, rows, write
+    from training.error import TrainingError
+
+    try:
+        result = run(STATE, console)
+    except TrainingError as exc:
+        console.print(f"bench: {exc}", markup=False)
+        return 1
+    write(result, options.docs)
+    console.print(_table("ablation", COLUMNS, rows(result)))
+    return 0
+
+
+def _chess(options: argparse.Namespace, console: Console) -> int:
+    """A tree search that asks the gateway, against players that know less."""
+    from bench.chess_page import COLUMNS, cells, write
+    from bench.chess_run import Plan, run
+    from bench.tree import Effort
+
+    effort = Effort(num_simulations=options.simulations)
+    plan = Plan(
+        repository=options.repository,
+        num_games=options.games,
+        effort=effort,
+        local=options.local,
+        command=_command(),
+    )
+    try:
+        result = run(plan, console)
+    except (BenchError, StackError) as exc:
+        console.print(f"bench: {exc}", markup=False)
+        return 1
+    console.print(_table("chess", COLUMNS, map(cells, result.matches)))
+    write(result, options.docs)
+    return 0
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure the gateway beside Triton and beside other servers, or its memory over many requests.",
     )
     parser.add_argument(
-        "what", nargs="?", choices=("rounds", "soak", "engines", "recipes", "cluster"), default="rounds"
+        "what",
+        nargs="?",
+        choices=("rounds", "soak", "engines", "recipes", "cluster", "ablation", "chess"),
+        default="rounds",
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="measurements of each cell, in turns")
     parser.add_argument("--seconds", type=_positive, default=2, help="length of one measurement")
@@ -143,6 +191,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=_positive, default=1_000_000, help="requests of `soak`")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="holds Fashion-MNIST")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help=f"folder for {PAGE} and {PICTURE}")
+    parser.add_argument("--games", type=_positive, default=100, help="games of `chess` against each opponent")
+    parser.add_argument("--simulations", type=_positive, default=96, help="simulations a move of `chess`")
+    parser.add_argument("--local", action="store_true", help="`chess` without servers, for trying its search")
     return parser.parse_args()
 
 

@@ -24,11 +24,24 @@ NUM_TRAIN, NUM_JUDGED = 512, 48
 FEW = slice(NUM_JUDGED)
 
 
+_datasets: dict[object, Dataset] = {}
+
+
+def whole_dataset(recipe: Recipe) -> Dataset:
+    """The real data, loaded once for all recipes that learn from it; few samples of each split are kept."""
+    key = id(getattr(recipe.load, "__self__", recipe.load))
+    if key not in _datasets:
+        whole = recipe.load(None)
+        train, validation, test = (part.take(slice(NUM_TRAIN)) for part in (whole.train, whole.validation, whole.test))
+        _datasets[key] = replace(whole, train=train, validation=validation, test=test)
+    return _datasets[key]
+
+
 def smallest(recipe: Recipe) -> Recipe:
     """Two steps from the real data, few samples to judge by, no gates: what is tried is the line, not the model."""
 
     def load(data_dir: Path | None) -> Dataset:
-        whole = recipe.load(data_dir)
+        whole = whole_dataset(recipe)
         train = whole.train.take(slice(NUM_TRAIN))
         validation, test = whole.validation.take(FEW), whole.test.take(FEW)
         return replace(whole, train=train, validation=validation, test=test)

@@ -3,9 +3,7 @@ from dataclasses import replace
 import pytest
 
 from contract.schema import EmbeddingPostprocess
-from contract.tensor import check
 from training.error import RecipeNotFound
-from training.forward import as_tuple, tensors_of
 from training.recipe import find, names
 
 
@@ -15,17 +13,12 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_a_recipe_is_of_one_piece(name: str) -> None:
-    """Its data fits its inputs, its network takes them and answers its outputs, its gates' metrics differ."""
+def test_a_recipe_says_what_it_is(name: str) -> None:
+    """That its parts fit one another is shown where each goes down the whole line."""
     recipe = find(name)
     assert recipe.name == name
-    dataset = recipe.load(None)
-    one = {key: array[: recipe.batch.max] for key, array in dataset.validation.inputs.items()}
-    for spec in recipe.inputs:
-        check(spec, recipe.batch, one[spec.name])
-    outputs = as_tuple(recipe.network().eval()(*tensors_of(one, recipe.inputs)))
-    for spec, output in zip(recipe.outputs, outputs, strict=True):
-        check(spec, recipe.batch, output.detach().numpy())
+    assert recipe.data
+    assert recipe.description.endswith(".")
     for form in (recipe, recipe.quick()):
         assert form.gates
         assert form.describe()["recipe"] == form.name

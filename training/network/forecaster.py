@@ -1,0 +1,76 @@
+"""A forecast of volatility from what happened lately: returns and ranges, smoothed over several spans at once.
+
+Volatility is mostly a function of the path so far: of a weighted mean of past returns, for falls unsettle more than
+rises, and of one of past variances, with weights that fade slowly. Guyon & Lekeufack 2023, "Volatility is (mostly)
+path-dependent", Quantitative Finance 23(9), take two such means each; here there are some more, their fading is
+learned, and a small network makes the forecast of them. That fading at several speeds does better than at one is
+Corsi 2009, "A simple approximate long-memory model of realized volatility", Journal of Financial Econometrics 7(2).
+Axes: N samples, T days, S speeds of fading, F features, H hidden units.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+DECAY = 0.94  # RiskMetrics 1996, Technical Document, section 5.3: the usual one for daily data
+
+
+class Smoothing(nn.Module):
+    """Weighted means over the days `[N, T]`, each with weights that fade into the past at a speed of its own.
+
+    `spans` are the days over which weights fade to a third in the beginning.
+    """
+
+    def __init__(self, spans: Sequence[float], num_days: int) -> None:
+        super().__init__()
+        self.log_span_S = nn.Parameter(torch.tensor(spans).log())
+        self.age_T = nn.Buffer(torch.arange(num_days - 1, -1, -1, dtype=torch.float32))
+
+    def forward(self, x_NT: Tensor) -> Tensor:
+        """`[N, T]` to `[N, S]`."""
+        weight_ST = torch.softmax(-self.age_T / self.log_span_S.exp()[:, None], dim=1)
+        return x_NT @ weight_ST.T
+
+
+class VolatilityNetwork(nn.Module):
+    """Returns and ranges in per cent `[N, T]` to a volatility in per cent a year, and to the usual forecast beside it.
+
+    `variance_scale` is what a range's square is divided by, `days_a_year` what a day's variance is multiplied by.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_days: int,
+        spans: Sequence[float],
+        width: int,
+        dropout: float,
+        variance_scale: float,
+        days_a_year: int,
+        min_variance: float,
+    ) -> None:
+        super().__init__()
+        self.variance_scale, self.days_a_year, self.min_variance = variance_scale, days_a_year, min_variance
+        self.variance, self.trend = Smoothing(spans, num_days), Smoothing(spans, num_days)
+        usual_T = DECAY ** torch.arange(num_days - 1, -1, -1, dtype=torch.float32)
+        self.usual_T = nn.Buffer(usual_T / usual_T.sum())
+        self.body = nn.Sequential(
+            nn.Linear(3 * len(spans), width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, len(spans) + 1)
+        )
+
+    def forward(self, return_NT: Tensor, range_NT: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's forecast `[N, 1]`, and RiskMetrics' of the same variances `[N, 1]`."""
+        variance_NT = range_NT.square() / self.variance_scale
+        level_NS = self.variance(variance_NT).clamp(min=self.min_variance).log()
+        trend_NS = self.trend(return_NT) * (-level_NS / 2).exp()  # in deviations
+        down_NS = self.variance(return_NT.clamp(max=0).square()).clamp(min=self.min_variance).log() - level_NS
+        out_NF = self.body(torch.cat((level_NS, trend_NS, down_NS), dim=1))
+        # Where to between the levels, and how far from there: in the beginning it is among them.
+        log_variance_N1 = (torch.softmax(out_NF[:, 1:], dim=1) * level_NS).sum(dim=1, keepdim=True) + out_NF[:, :1]
+        usual_N1 = (variance_NT @ self.usual_T)[:, None].clamp(min=self.min_variance)
+        return self._yearly((log_variance_N1 / 2).exp()), self._yearly(usual_N1.sqrt())
+
+    def _yearly(self, deviation_N1: Tensor) -> Tensor:
+        return deviation_N1 * math.sqrt(self.days_a_year)

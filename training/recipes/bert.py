@@ -1,0 +1,217 @@
+"""BERT, small: pre-trained to find hidden tokens in the texts, then fine-tuned to say what kind of text it is.
+
+Devlin, Chang, Lee & Toutanova 2018, arXiv 1810.04805. What is pre-trained is a model too: it fills gaps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.schema import (
+    AxisRange,
+    ClassificationPostprocess,
+    GenerationPostprocess,
+    Slo,
+    TensorSpec,
+    TextPreprocess,
+)
+from training.config import TrainConfig
+from training.data import Dataset
+from training.dataset import sentiment, spam
+from training.gate import Gate
+from training.masked import Forget, HiddenTokens, Hide, found, hidden, most_frequent, num_hidden
+from training.network.transformer import Encoder, MaskedWords, TextClassifier
+from training.objective import Classification
+from training.recipe import Recipe
+from training.text import (
+    END_ID,
+    MASK_ID,
+    PAD_ID,
+    SPECIAL,
+    START_ID,
+    TOKENIZER_FILE,
+    UNKNOWN_ID,
+    TextSplits,
+    text_dataset,
+    tfidf_accuracy,
+)
+
+BATCH = AxisRange(min=1, opt=8, max=32)
+SLO = Slo(latency_threshold_ms=100, latency_objective=0.99, availability_objective=0.999)
+MASK_SEED = 1810  # of what is hidden in the texts that are held out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A data set, and what of the recipes follows from it."""
+
+    name: str
+    description: str
+    data: str
+    splits: Callable[[Path | None], TextSplits]
+    labels: tuple[str, ...]
+    num_tokens: int
+    max_length: int
+    num_layers: int
+    dropout: float
+    forgotten_ratio: float
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The ids of a text; what is shorter is filled up, what is longer cut off."""
+        return (TensorSpec(name="ids", datatype="INT32", shape=(self.max_length,)),)
+
+    @property
+    def preprocess(self) -> TextPreprocess:
+        """Tokens by the tokenizer that the training split gave; the network knows padding by its id."""
+        return TextPreprocess(
+            tokenizer=TOKENIZER_FILE,
+            ids_tensor="ids",
+            max_length=self.max_length,
+            pad_id=PAD_ID,
+            unknown_id=UNKNOWN_ID,
+        )
+
+    def load(self, data_dir: Path | None) -> Dataset:
+        """The texts as ids; raises DataNotFound or DataInvalid."""
+        return text_dataset(self.splits(data_dir), self.preprocess, self.inputs, self.num_tokens)
+
+    def load_hidden(self, data_dir: Path | None) -> Dataset:
+        """The same texts with gaps to fill."""
+        return hidden(self.load(data_dir), mask=MASK_ID, num_special=len(SPECIAL), seed=MASK_SEED)
+
+    def baseline(self, dataset: Dataset) -> float:
+        """Accuracy of logistic regression on the whole texts' words."""
+        return tfidf_accuracy(self.splits(None))
+
+    def encoder(self) -> Encoder:
+        """What both networks share."""
+        return Encoder(
+            num_tokens=self.num_tokens,
+            max_length=self.max_length,
+            width=128,
+            num_heads=4,
+            num_layers=self.num_layers,
+            dropout=self.dropout,
+            pad=PAD_ID,
+        )
+
+    def masked_words(self) -> MaskedWords:
+        """The network that is pre-trained."""
+        return MaskedWords(
+            self.encoder(),
+            num_hidden=num_hidden(self.max_length),
+            mask=MASK_ID,
+            start=START_ID,
+            num_special=len(SPECIAL),
+        )
+
+    def classifier(self) -> TextClassifier:
+        """The network that is fine-tuned."""
+        return TextClassifier(self.encoder(), len(self.labels), self.dropout)
+
+
+SPAM = Task(
+    name="spam-bert",
+    description="Says whether a mail is spam from how the text of its body begins.",
+    data="SpamAssassin mails",
+    splits=spam.splits,
+    labels=spam.LABELS,
+    num_tokens=4_096,
+    max_length=128,
+    num_layers=4,
+    dropout=0.1,
+    forgotten_ratio=0.3,
+)
+SENTIMENT = Task(
+    name="sentiment-bert",
+    description="Says whether a sentence about a film likes it.",
+    data="film sentences, Hutto & Gilbert 2014",
+    splits=sentiment.splits,
+    labels=sentiment.LABELS,
+    num_tokens=4_096,
+    max_length=48,
+    num_layers=4,
+    dropout=0.1,
+    forgotten_ratio=0.3,
+)
+
+
+def pretraining(task: Task, config: TrainConfig, at_least: float, quick_config: TrainConfig) -> Recipe:
+    """What comes first: hidden tokens are found from what stands around them. Published, it fills a text's gaps."""
+    return Recipe(
+        name=f"{task.name}-pretraining",
+        model=f"{task.name}-gaps",
+        task="fill-mask",
+        description="Fills the gaps of a text like those it was pre-trained on, each written [MASK].",
+        data=task.data,
+        load=task.load_hidden,
+        network=task.masked_words,
+        objective=HiddenTokens(num_tokens=task.num_tokens),
+        augment=Hide(num_tokens=task.num_tokens, mask=MASK_ID, num_special=len(SPECIAL)),
+        inputs=task.inputs,
+        outputs=(TensorSpec(name="filled", datatype="INT32", shape=(task.max_length,)),),
+        batch=BATCH,
+        preprocess=task.preprocess,
+        postprocess=GenerationPostprocess(tensor="filled", tokenizer=TOKENIZER_FILE, end_id=END_ID, pad_id=PAD_ID),
+        metrics=found,
+        slo=SLO,
+        config=config,
+        gates=(Gate(metric="found_tokens", at_least=at_least),),
+        quick_config=quick_config,
+        quick_gates=(Gate(metric="found_tokens", at_least=0.01),),
+        baselines={"most frequent token": most_frequent},
+    )
+
+
+def fine_tuning(
+    task: Task, after: Recipe, config: TrainConfig, at_least: float, quick_config: TrainConfig, quick_at_least: float
+) -> Recipe:
+    """What comes second: a head that is new, on all that is known of the texts already."""
+    return Recipe(
+        name=task.name,
+        model=task.name,
+        task="text-classification",
+        description=task.description,
+        data=task.data,
+        load=task.load,
+        network=task.classifier,
+        objective=Classification(),
+        augment=Forget(ratio=task.forgotten_ratio, mask=MASK_ID, num_special=len(SPECIAL)),
+        after=after,
+        fresh=("head.*",),
+        inputs=task.inputs,
+        outputs=(TensorSpec(name="logits", datatype="FP32", shape=(len(task.labels),)),),
+        batch=BATCH,
+        preprocess=task.preprocess,
+        postprocess=ClassificationPostprocess(tensor="logits", labels=task.labels, top_k=len(task.labels)),
+        slo=SLO,
+        config=config,
+        gates=(Gate(metric="accuracy", at_least=at_least),),
+        quick_config=quick_config,
+        quick_gates=(Gate(metric="accuracy", at_least=quick_at_least),),
+        baselines={"logistic regression on words": task.baseline},
+    )
+
+
+def config(epochs: int, peak_learning_rate: float, num_train: int | None = None) -> TrainConfig:
+    """AdamW as in the paper, but a larger rate, as the network is a hundred times smaller and so are the batches."""
+    return TrainConfig(
+        epochs=epochs,
+        batch_size=32,
+        optimizer="adamw",
+        peak_learning_rate=peak_learning_rate,
+        schedule="linear",
+        warmup_ratio=0.1,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        num_train=num_train,
+    )
+
+
+SPAM_PRETRAINING = pretraining(SPAM, config(4, 1e-3), 0.15, config(1, 1e-3, 512))
+SPAM_BERT = fine_tuning(SPAM, SPAM_PRETRAINING, config(3, 5e-4), 0.96, config(2, 5e-4, 512), 0.80)
+SENTIMENT_PRETRAINING = pretraining(SENTIMENT, config(6, 1e-3), 0.15, config(1, 1e-3, 1_024))
+SENTIMENT_BERT = fine_tuning(SENTIMENT, SENTIMENT_PRETRAINING, config(4, 5e-4), 0.74, config(2, 1e-3, 2_048), 0.54)
+
+RECIPES = (SPAM_PRETRAINING, SPAM_BERT, SENTIMENT_PRETRAINING, SENTIMENT_BERT)
