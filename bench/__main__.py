@@ -95,7 +95,7 @@ def _recipes(options: argparse.Namespace, console: Console) -> int:
     from training.recipe import names
 
     try:
-        result = run(CATALOGUE, console, names())
+        result = run(CATALOGUE, console, names(), training=options.training)
     except (BenchError, StackError) as exc:
         console.print(f"bench: {exc}", markup=False)
         return 1
@@ -177,6 +177,9 @@ def _options() -> argparse.Namespace:
         nargs="?",
         choices=("rounds", "soak", "engines", "recipes", "cluster", "ablation", "chess"),
         default="rounds",
+    )
+    parser.add_argument(
+        "--no-training", dest="training", action="store_false", help="`recipes`: only those that are published already"
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="measurements of each cell, in turns")
     parser.add_argument("--seconds", type=_positive, default=2, help="length of one measurement")

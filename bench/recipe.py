@@ -27,7 +27,7 @@ from serving.builder import available
 from tidegate.compiling import Compiler
 from tidegate.stack import Stack
 from training import recipe as catalogue
-from training.error import TrainingError
+from training.error import RunUnfinished, TrainingError
 from training.pipeline import run as train
 from training.recipe import Recipe
 
@@ -60,8 +60,11 @@ class RecipeResult(Document):
     failures: dict[str, str]
 
 
-def run(state: Path, console: Console, names: list[str]) -> RecipeResult:
-    """A row for each of the named recipes; trains those that aren't published in `state` yet. Raises StackError."""
+def run(state: Path, console: Console, names: list[str], *, training: bool = True) -> RecipeResult:
+    """A row for each of the named recipes; trains those that aren't published in `state` yet, unless told not to.
+
+    Raises StackError.
+    """
     repository = Repository(state / "model_repository")
     repository.root.mkdir(parents=True, exist_ok=True)
     known = _read_baselines(state)
@@ -69,7 +72,8 @@ def run(state: Path, console: Console, names: list[str]) -> RecipeResult:
     failures: dict[str, str] = {}
     for name in names:
         try:
-            contracts[name] = _published(catalogue.find(name), repository, state / "runs", console)
+            runs = state / "runs" if training else None
+            contracts[name] = _published(catalogue.find(name), repository, runs, console)
             known.setdefault(name, {}).update(_baselines(catalogue.find(name), known.get(name, {}), console))
         except (TrainingError, ContractError) as exc:
             failures[name] = str(exc)
@@ -106,12 +110,14 @@ def _baselines(recipe: Recipe, known: Mapping[str, float], console: Console) -> 
     return found
 
 
-def _published(recipe: Recipe, repository: Repository, runs: Path, console: Console) -> Contract:
+def _published(recipe: Recipe, repository: Repository, runs: Path | None, console: Console) -> Contract:
     versions = repository.versions(recipe.model) if recipe.model in repository.models() else []
     if versions:
         contract = repository.contract(recipe.model, max(versions))
         if contract.provenance.config.get("recipe") == recipe.name:
             return contract
+    if runs is None:
+        raise RunUnfinished(f"no version of {recipe.model} by this recipe is published in {repository.root}")
     return train(recipe, repository=repository, runs_dir=runs, compile=Compiler(console), console=console)
 
 

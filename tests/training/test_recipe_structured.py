@@ -118,7 +118,7 @@ def test_no_day_of_the_market_is_in_two_splits_and_none_sees_the_future() -> Non
         set(zip(*(split.inputs[name].ravel() for name in ("returns", "ranges")), strict=True))
         for split in (dataset.train, dataset.validation, dataset.test)
     ]
-    assert not (days[0] & days[1] or days[0] & days[2] or days[1] & days[2])
+    assert sum(map(len, days)) == len(set.union(*days))
     for split in (dataset.train, dataset.test):
         ahead_MT = split.inputs["ranges"][market.HORIZON :, -market.HORIZON :].astype(np.float64)
         assert split.targets[: -market.HORIZON] == pytest.approx(market.volatility(ahead_MT), rel=1e-5)
