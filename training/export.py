@@ -70,6 +70,8 @@ def export(
         raise ExportFailed(f"the network has no valid ONNX form: {_first_line(exc)}") from exc
     _check_tensors("input", model.graph.input, inputs)
     _check_tensors("output", model.graph.output, outputs)
+    if batch.max > 1:
+        _check_batch_axis((*model.graph.input, *model.graph.output))
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -104,6 +106,17 @@ def _check_tensors(kind: str, values: Any, specs: Sequence[TensorSpec]) -> None:
     expected = [(spec.name, str(DTYPES[spec.datatype]), spec.shape) for spec in specs]
     if found != expected:
         raise ExportFailed(f"expected the graph's {kind}s {expected}, got {found}: make recipe and network agree")
+
+
+def _check_batch_axis(values: Any) -> None:
+    """Hold that any number of samples fits: torch leaves a fixed one where the network took it for a Python number."""
+    for value in values:
+        first = value.type.tensor_type.shape.dim[0]
+        if first.HasField("dim_value"):
+            raise ExportFailed(
+                f"expected the graph to take any number of samples, and tensor {value.name!r} has {first.dim_value} of "
+                "them: use x.shape[0] in the network where it says len(x) or int(...)"
+            )
 
 
 def _shorten_origin(model: onnx.ModelProto) -> None:

@@ -21,19 +21,18 @@ from training.pipeline import run
 from training.recipe import Recipe
 
 NUM_TRAIN, NUM_JUDGED = 512, 48
-FEW = slice(NUM_JUDGED)
 
 
 _datasets: dict[object, Dataset] = {}
 
 
-def whole_dataset(recipe: Recipe) -> Dataset:
-    """The real data, loaded once for all recipes that learn from it; few samples of each split are kept."""
+def few_samples(recipe: Recipe) -> Dataset:
+    """Some of the real data, loaded once for all recipes that learn from it."""
     key = id(getattr(recipe.load, "__self__", recipe.load))
     if key not in _datasets:
         whole = recipe.load(None)
-        train, validation, test = (part.take(slice(NUM_TRAIN)) for part in (whole.train, whole.validation, whole.test))
-        _datasets[key] = replace(whole, train=train, validation=validation, test=test)
+        validation, test = (part.take(slice(NUM_JUDGED)) for part in (whole.validation, whole.test))
+        _datasets[key] = replace(whole, train=whole.train.take(slice(NUM_TRAIN)), validation=validation, test=test)
     return _datasets[key]
 
 
@@ -41,10 +40,7 @@ def smallest(recipe: Recipe) -> Recipe:
     """Two steps from the real data, few samples to judge by, no gates: what is tried is the line, not the model."""
 
     def load(data_dir: Path | None) -> Dataset:
-        whole = whole_dataset(recipe)
-        train = whole.train.take(slice(NUM_TRAIN))
-        validation, test = whole.validation.take(FEW), whole.test.take(FEW)
-        return replace(whole, train=train, validation=validation, test=test)
+        return few_samples(recipe)
 
     config = replace(recipe.quick_config, epochs=1, batch_size=16, accumulation=1, patience=None, num_train=32)
     after = None if recipe.after is None else smallest(recipe.after)
@@ -119,7 +115,8 @@ async def test_it_answers_over_http_and_grpc_what_the_network_answered(
 
 async def test_the_example_on_its_page_works(published: tuple[Repository, Contract], serve: Any) -> None:
     repository, contract = published
-    path = f"/v1/models/{contract.name}/predict"
+    takes_tensors = contract.preprocess.kind == "tensor"
+    path = f"/v2/models/{contract.name}/infer" if takes_tensors else f"/v1/models/{contract.name}/predict"
 
     async with serve(repository) as gateway:
         page = (await gateway.client.get("/openapi.json")).json()["paths"][path]["post"]
@@ -128,4 +125,4 @@ async def test_the_example_on_its_page_works(published: tuple[Repository, Contra
         answer = await gateway.client.post(path, json=example)
 
     assert answer.status_code == 200, answer.text
-    assert answer.json()["predictions"]
+    assert answer.json()["outputs" if takes_tensors else "predictions"]

@@ -40,7 +40,7 @@ def test_the_graph_takes_raw_pixels_at_any_batch_and_answers_what_torch_answers(
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert not any(node.doc_string for node in model.graph.node)
     origins = [entry.value for node in model.graph.node for entry in node.metadata_props]
-    assert any("training/network.py:" in origin for origin in origins)
+    assert any("network/residual.py:" in origin for origin in origins)
     assert not any(str(Path.cwd()) in origin for origin in origins)
 
     inputs = tiny.load().test.inputs
@@ -51,6 +51,20 @@ def test_the_graph_takes_raw_pixels_at_any_batch_and_answers_what_torch_answers(
     whole = predict(network, inputs, [tiny.INPUT], [tiny.OUTPUT])["logits"]
     assert np.abs(outputs["logits"] - whole).max() <= shown.max_error < 1e-5
     np.testing.assert_allclose(graph.run_all(inputs, 7)["logits"], whole, atol=1e-5)
+
+
+def test_a_network_that_fixes_the_number_of_samples_is_refused(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first_D = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x_ND: Tensor) -> Tensor:
+            return torch.cat((self.first_D.expand(len(x_ND), 1), x_ND), dim=1)
+
+    inputs, outputs = ([TensorSpec(name=n, datatype="FP32", shape=(size,))] for n, size in (("x", 2), ("y", 3)))
+    with pytest.raises(ExportFailed, match=r"tensor 'x' has 4 of them: use x\.shape\[0\]"):
+        export(Fixed(), inputs, outputs, BATCH, tmp_path / "model.onnx")
 
 
 def test_the_same_weights_are_the_same_file(tmp_path: Path, tiny: SimpleNamespace) -> None:

@@ -68,7 +68,7 @@ def recursive(net: TreeLstm, kind_LW: Tensor, parent_LW: Tensor, level: int, pla
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(grids())
 def test_level_by_level_is_what_node_by_node_is(grid: tuple[Tensor, Tensor]) -> None:
     net = network()

@@ -112,7 +112,7 @@ class RowTransformer(nn.Module):
         if self.training and self.dropped:
             row_NC = torch.where(torch.rand_like(row_NC) < self.dropped, torch.nan, row_NC)
         number_NC, index_NC = row_NC[:, : self.num_numbers], row_NC[:, self.num_numbers :]
-        class_N1D = self.class_D.expand(len(row_NC), 1, -1)
+        class_N1D = self.class_D.expand(row_NC.shape[0], 1, -1)
         x_NTD = torch.cat((class_N1D, self.numbers(number_NC), self.categories(index_NC)), dim=1)
         logits_NK: Tensor = self.head(self.layers(x_NTD)[:, 0])
         return logits_NK

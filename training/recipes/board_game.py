@@ -142,7 +142,7 @@ CHESS = Recipe(
     config=TrainConfig(
         epochs=3, batch_size=128, optimizer="adamw", peak_learning_rate=3e-3, weight_decay=1e-2, clip_norm=5.0
     ),
-    gates=(Gate(metric="top_1_accuracy", at_least=0.35), Gate(metric="value_correlation", at_least=0.9)),
+    gates=(Gate(metric="top_1_accuracy", at_least=0.40), Gate(metric="value_correlation", at_least=0.9)),
     quick_config=TrainConfig(
         epochs=1, batch_size=64, optimizer="adamw", peak_learning_rate=3e-3, weight_decay=1e-2, num_train=16_384
     ),
