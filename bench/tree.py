@@ -51,7 +51,7 @@ class Effort:
 
 
 async def best_move(board: chess.Board, network: Network, effort: Effort) -> chess.Move:
-    """The move that was looked into most; a mate is played without asking. Raises BenchError as the network does.
+    """The move that looks best; a mate is played without asking. Raises BenchError as the network does.
 
     The board must have a legal move, and is left as it was.
     """
@@ -65,7 +65,7 @@ async def best_move(board: chess.Board, network: Network, effort: Effort) -> che
         num_ended, leaves = _gather(root, here, wanted, effort)
         await _judge(leaves, network)
         num_done += num_ended + len(leaves)
-    return root.moves[int(root.visits.argmax())]
+    return root.moves[root.best()]
 
 
 class _Node:
@@ -87,6 +87,15 @@ class _Node:
         worth = np.where(tried, self.totals / np.maximum(self.visits, 1), self.value - effort.doubt)
         interest = effort.curiosity * np.sqrt(self.visits.sum() + 1) * self.priors / (1 + self.visits)
         return int((worth + interest).argmax())
+
+
+    def best(self) -> int:
+        """The move that is surely good: by the lower end of what it is worth.
+
+        Not the one looked into most, as a move that the network expects strongly is that one even when it stalemates.
+        """
+        tried = np.maximum(self.visits, 1)
+        return int(np.where(self.visits > 0, self.totals / tried - 1 / np.sqrt(tried), -np.inf).argmax())
 
 
 @dataclass(frozen=True, slots=True)
