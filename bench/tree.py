@@ -88,7 +88,6 @@ class _Node:
         interest = effort.curiosity * np.sqrt(self.visits.sum() + 1) * self.priors / (1 + self.visits)
         return int((worth + interest).argmax())
 
-
     def best(self) -> int:
         """The move that is surely good: by the lower end of what it is worth.
 

@@ -14,6 +14,7 @@ from contract import Contract, Passport, Repository
 from contract.golden import Golden
 from contract.profile import PREDICTION
 from serving.error import EngineUnavailable
+from serving.gpu import find_gpu
 from tidegate.compiling import Compiler
 from training import recipe as catalogue
 from training.data import Dataset
@@ -28,7 +29,8 @@ _datasets: dict[object, Dataset] = {}
 
 def few_samples(recipe: Recipe) -> Dataset:
     """Some of the real data, loaded once for all recipes that learn from it."""
-    key = id(getattr(recipe.load, "__self__", recipe.load))
+    owner = getattr(recipe.load, "__self__", recipe.load)
+    key = id(owner), getattr(recipe.load, "__name__", "")
     if key not in _datasets:
         whole = recipe.load(None)
         validation, test = (part.take(slice(NUM_JUDGED)) for part in (whole.validation, whole.test))
@@ -65,7 +67,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def compiler() -> Any:
     """The engine build of this machine, or None where there is none."""
     try:
-        return Compiler(Console(quiet=True))
+        return Compiler(Console(quiet=True), None if find_gpu() else ["8.9"])  # one of the targets, to be quick
     except EngineUnavailable:
         return None
 
@@ -121,6 +123,8 @@ async def test_the_example_on_its_page_works(published: tuple[Repository, Contra
     async with serve(repository) as gateway:
         page = (await gateway.client.get("/openapi.json")).json()["paths"][path]["post"]
         content = page["requestBody"]["content"]["application/json"]
+        if takes_tensors and not {"example", "examples"} & content.keys():
+            return  # too many numbers to be read
         example = content["example"] if "example" in content else next(iter(content["examples"].values()))["value"]
         answer = await gateway.client.post(path, json=example)
 

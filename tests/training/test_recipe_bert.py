@@ -11,7 +11,7 @@ from torch import Tensor
 from training.data import Dataset
 from training.dataset import name_tag
 from training.dataset.novel_name import TEST, TRAIN, VALIDATION, passages
-from training.masked import HIDDEN_RATIO, HiddenTokens, Hide, chosen, exam, is_chosen, num_hidden
+from training.masked import HIDDEN_RATIO, Disguise, HiddenTokens, Hide, chosen, exam, is_chosen, num_hidden
 from training.network.transformer import Encoder, MaskedWords, TextClassifier, TokenTagger
 from training.next_token import NOTHING
 from training.recipe import find
@@ -118,6 +118,21 @@ def test_hidden_tokens_are_drawn_anew_and_masked_in_the_papers_shares() -> None:
     shares = [(shown[hidden] == MASK_ID).float().mean(), (shown[hidden] == NUM_TOKENS - 1).float().mean()]
     assert shares == pytest.approx([0.8, 0.1], abs=0.03)
     assert shown[hidden][shown[hidden] != MASK_ID].min() >= FIRST
+
+
+def test_a_disguise_takes_names_whole_and_some_of_the_rest() -> None:
+    texts = torch.full((2_000, LENGTH), NUM_TOKENS - 1)
+    texts[:, 0], texts[:, -1] = START_ID, PAD_ID
+    units = torch.tensor([0, 0, 1, 1, 1, 1, 0, *[0] * (LENGTH - 7)]).expand(2_000, -1)
+    torch.manual_seed(1)
+    (shown,) = Disguise(unit_ratio=0.5, rest_ratio=0.1, num_tokens=NUM_TOKENS, num_special=FIRST)((texts, units))
+    changed = shown != texts
+    assert not changed[:, [0, -1]].any()
+    assert changed[:, 2:6].any(dim=1).float().mean() == pytest.approx(0.5, abs=0.04)
+    assert changed[:, 6:-1].float().mean() == pytest.approx(0.1, abs=0.02)
+    whole = changed[:, 2:6].sum(dim=1)
+    assert (whole[whole > 0] >= 2).float().mean() > 0.99  # a token may be changed into itself
+    assert shown[changed].min() >= FIRST
 
 
 def test_only_hidden_tokens_are_judged() -> None:

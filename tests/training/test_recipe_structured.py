@@ -116,13 +116,11 @@ def test_a_category_that_is_not_known_is_the_unseen_one() -> None:
 
 def test_no_day_of_the_market_is_in_two_splits_and_none_sees_the_future() -> None:
     dataset = loaded("market")
-    days = [
-        set(zip(*(split.inputs[name].ravel() for name in ("returns", "ranges")), strict=True))
-        for split in (dataset.train, dataset.validation, dataset.test)
-    ]
+    rows = [row.reshape(-1, 2, market.NUM_DAYS) for row in splits(dataset, "row")]
+    days = [set(map(tuple, row.transpose(0, 2, 1).reshape(-1, 2).tolist())) for row in rows]
     assert sum(map(len, days)) == len(set.union(*days))
-    for split in (dataset.train, dataset.test):
-        ahead_MT = split.inputs["ranges"][market.HORIZON :, -market.HORIZON :].astype(np.float64)
+    for split, row in zip((dataset.train, dataset.validation, dataset.test), rows, strict=True):
+        ahead_MT = row[market.HORIZON :, 1, : market.HORIZON].astype(np.float64)
         assert split.targets[: -market.HORIZON] == pytest.approx(market.volatility(ahead_MT), rel=1e-5)
 
 
@@ -136,9 +134,9 @@ def forecaster() -> VolatilityNetwork:
 
 def test_the_usual_forecast_is_the_usual_recursion() -> None:
     range_NT = torch.rand(3, 60) + 0.5
-    usual_N = forecaster()(torch.zeros(3, 60), range_NT)[1][:, 0]
-    variance_N = range_NT[:, 0] ** 2 / market.PARKINSON
-    for day in range(1, 60):
+    usual_N = forecaster()(torch.cat((torch.zeros(3, 60), range_NT), dim=1))[1][:, 0]
+    variance_N = range_NT[:, -1] ** 2 / market.PARKINSON
+    for day in reversed(range(59)):
         variance_N = DECAY * variance_N + (1 - DECAY) * range_NT[:, day] ** 2 / market.PARKINSON
     expected_N = (variance_N * market.DAYS_A_YEAR).sqrt()
     # The recursion begins with the first day, the sum with nothing: what they differ in has faded to 2 %.
@@ -146,7 +144,7 @@ def test_the_usual_forecast_is_the_usual_recursion() -> None:
 
 
 def test_a_market_without_any_range_has_a_forecast() -> None:
-    for forecast in forecaster()(torch.zeros(2, 60), torch.zeros(2, 60)):
+    for forecast in forecaster()(torch.zeros(2, 120)):
         assert forecast.isfinite().all()
         assert (forecast > 0).all()
 

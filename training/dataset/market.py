@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.schema import Column
 from training.data import Dataset, Split
 from training.package import Package
 
@@ -25,6 +26,10 @@ HORIZON = 5  # days that it is for: a week
 DAYS_A_YEAR = 252
 PARKINSON = 4 * math.log(2)  # a range's square is on average so many times the variance
 MIN_VARIANCE = 1e-4  # of a day in per cent squared: a week without any range would have a logarithm of minus infinity
+
+COLUMNS = tuple(
+    Column(name=f"{kind}_{day}", kind="number") for kind in ("return", "range") for day in range(1, NUM_DAYS + 1)
+)
 
 GAP = NUM_DAYS + HORIZON
 TRAIN_SHARE, VALIDATION_SHARE = 0.6, 0.12
@@ -58,15 +63,14 @@ def load(data_dir: Path | None) -> Dataset:
 def windows(return_T: NDArray[np.float64], range_T: NDArray[np.float64]) -> Split:
     """A sample for each day that has 60 days up to it and five after it, in order of time.
 
-    `return_T` and `range_T` are the logarithms of close to close and of highest to lowest, in per cent.
+    `return_T` and `range_T` are the logarithms of close to close and of highest to lowest, in per cent. A row holds
+    those of the last 60 days, the latest first: all returns, then all ranges.
     """
     last_M = np.arange(NUM_DAYS - 1, len(return_T) - HORIZON)
-    seen_MT = last_M[:, None] + np.arange(1 - NUM_DAYS, 1)
+    seen_MT = last_M[:, None] - np.arange(NUM_DAYS)
     ahead_MH = last_M[:, None] + np.arange(1, HORIZON + 1)
-    return Split(
-        inputs={"returns": return_T[seen_MT].astype(np.float32), "ranges": range_T[seen_MT].astype(np.float32)},
-        targets=volatility(range_T[ahead_MH]).astype(np.float32),
-    )
+    row_MC = np.concatenate((return_T[seen_MT], range_T[seen_MT]), axis=1)
+    return Split(inputs={"row": row_MC.astype(np.float32)}, targets=volatility(range_T[ahead_MH]).astype(np.float32))
 
 
 def volatility(range_MT: NDArray[np.float64]) -> NDArray[np.float64]:

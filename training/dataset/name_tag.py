@@ -8,6 +8,7 @@ import hashlib
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ _MASK_SEED = 1904
 def tagged(data_dir: Path | None, preprocess: TextPreprocess, inputs: tuple[TensorSpec, ...], tokens: int) -> Dataset:
     """Passages of three novels to learn from, of one to watch, of two to judge by; a tag a token.
 
-    The targets are `tags`, and `new`: whether the token is of a name no word of which is in a name of the first three.
+    The lesson shows which tokens are of which name, for `Disguise`. The targets are `tags`, and `new`: whether the
+    token is of a name no word of which is in a name of the first three novels.
     Raises DataNotFound or DataInvalid.
     """
     parts, tokenizer, known = _encoded(data_dir, preprocess, inputs, tokens)
@@ -49,6 +51,8 @@ def tagged(data_dir: Path | None, preprocess: TextPreprocess, inputs: tuple[Tens
         )
         for name, (ids, tags) in parts.items()
     }
+    ids, tags = parts["train"]
+    splits["train"] = replace(splits["train"], lesson={preprocess.ids_tensor: ids, "names": _numbered(tags)})
     return _dataset("tags", tokenizer, preprocess, splits)
 
 
@@ -200,6 +204,12 @@ def _units(
     goes_on = (tags_ML > OUTSIDE) & (tags_ML % 2 == 0) & names
     real = tags_ML != NOTHING
     return np.asarray(np.cumsum(begins_V[ids_ML] & ~goes_on & real, axis=1) * (real & (ids_ML != UNKNOWN_ID)))
+
+
+def _numbered(tags_ML: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The number of the name that a token is of, from 1; 0 outside."""
+    inside = tags_ML > OUTSIDE
+    return np.asarray(np.cumsum(inside & (tags_ML % 2 == 1), axis=1) * inside)
 
 
 def _new(

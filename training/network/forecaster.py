@@ -18,7 +18,7 @@ DECAY = 0.94  # RiskMetrics 1996, Technical Document, section 5.3: the usual one
 
 
 class Smoothing(nn.Module):
-    """Weighted means over the days `[N, T]`, each with weights that fade into the past at a speed of its own.
+    """Weighted means over days `[N, T]`, the latest first, each with weights that fade at a speed of its own.
 
     `spans` are the days over which weights fade to a third in the beginning.
     """
@@ -26,7 +26,7 @@ class Smoothing(nn.Module):
     def __init__(self, spans: Sequence[float], num_days: int) -> None:
         super().__init__()
         self.log_span_S = nn.Parameter(torch.tensor(spans).log())
-        self.age_T = nn.Buffer(torch.arange(num_days - 1, -1, -1, dtype=torch.float32))
+        self.age_T = nn.Buffer(torch.arange(num_days, dtype=torch.float32))
 
     def forward(self, x_NT: Tensor) -> Tensor:
         """`[N, T]` to `[N, S]`."""
@@ -35,7 +35,7 @@ class Smoothing(nn.Module):
 
 
 class VolatilityNetwork(nn.Module):
-    """Returns and ranges in per cent `[N, T]` to a volatility in per cent a year, and to the usual forecast beside it.
+    """The last days' returns and ranges in per cent to a volatility in per cent a year, and the usual forecast of it.
 
     `variance_scale` is what a range's square is divided by, `days_a_year` what a day's variance is multiplied by.
     """
@@ -54,14 +54,15 @@ class VolatilityNetwork(nn.Module):
         super().__init__()
         self.variance_scale, self.days_a_year, self.min_variance = variance_scale, days_a_year, min_variance
         self.variance, self.trend = Smoothing(spans, num_days), Smoothing(spans, num_days)
-        usual_T = DECAY ** torch.arange(num_days - 1, -1, -1, dtype=torch.float32)
+        usual_T = DECAY ** torch.arange(num_days, dtype=torch.float32)
         self.usual_T = nn.Buffer(usual_T / usual_T.sum())
         self.body = nn.Sequential(
             nn.Linear(3 * len(spans), width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, len(spans) + 1)
         )
 
-    def forward(self, return_NT: Tensor, range_NT: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's forecast `[N, 1]`, and RiskMetrics' of the same variances `[N, 1]`."""
+    def forward(self, row_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows `[N, 2 T]`, the latest day first, to the network's forecast `[N, 1]` and RiskMetrics' `[N, 1]`."""
+        return_NT, range_NT = row_NC.chunk(2, dim=1)
         variance_NT = range_NT.square() / self.variance_scale
         level_NS = self.variance(variance_NT).clamp(min=self.min_variance).log()
         trend_NS = self.trend(return_NT) * (-level_NS / 2).exp()  # in deviations

@@ -23,7 +23,7 @@ class PersonTower(nn.Module):
         self.age = nn.Linear(2, width)
         self.gender = nn.Embedding(num_genders + 1, width)
         self.occupation = nn.Embedding(num_occupations + 1, width)
-        self.place_RD = nn.Parameter(torch.zeros(num_recent, width))
+        self.place_RD = nn.Parameter(torch.randn(num_recent, width) * width**-0.5)
         self.attention = nn.Linear(width, 2)
         self.body = nn.Sequential(
             nn.Dropout(dropout),
@@ -111,4 +111,4 @@ class TwoTowers(nn.Module):
         moved_NK = self.ranking(person_ND, recent_NRD, self.films(place_NK))
         # The last candidate isn't moved at all: which of two near ones it is may be a matter of rounding.
         share_NK = torch.tanh(score_NK - score_NK[:, -1:].detach())
-        return found_NF.scatter_add(1, place_NK, share_NK * moved_NK)
+        return found_NF + torch.zeros_like(found_NF).scatter(1, place_NK, share_NK * moved_NK)

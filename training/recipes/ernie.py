@@ -17,7 +17,7 @@ from contract.schema import (
 from training.config import TrainConfig
 from training.dataset.name_tag import LABELS, NAME, OUTSIDE, hidden, measure, most_frequent_tag, tagged
 from training.gate import Gate
-from training.masked import HiddenTokens, Hide, found, most_frequent, num_hidden
+from training.masked import Disguise, HiddenTokens, Hide, found, most_frequent, num_hidden
 from training.network.transformer import Encoder, MaskedWords, TokenTagger
 from training.next_token import NextToken
 from training.objective import MultiTask, Part
@@ -103,6 +103,7 @@ ENTITIES = Recipe(
     load=partial(tagged, preprocess=PREPROCESS, inputs=INPUTS, tokens=NUM_TOKENS),
     network=tagger,
     objective=MultiTask(parts=(Part(objective=RIGHT_TAGS, target="tags", outputs=(0,)),), score_name="right tags"),
+    augment=Disguise(unit_ratio=0.5, rest_ratio=0.1, num_tokens=NUM_TOKENS, num_special=len(SPECIAL)),
     after=PRETRAINING,
     fresh=("head.*",),
     inputs=INPUTS,

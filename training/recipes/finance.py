@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from contract.schema import AxisRange, Metric, RegressionPostprocess, Slo, TensorPreprocess, TensorSpec
+from contract.schema import AxisRange, Metric, RegressionPostprocess, Slo, TablePreprocess, TensorSpec
 from contract.tensor import Tensors
 from training.config import TrainConfig
 from training.data import Dataset
-from training.dataset.market import DAYS_A_YEAR, MIN_VARIANCE, NUM_DAYS, PARKINSON, load
+from training.dataset.market import COLUMNS, DAYS_A_YEAR, MIN_VARIANCE, NUM_DAYS, PARKINSON, load
 from training.evaluation import Measure
 from training.gate import Gate
 from training.network.forecaster import DECAY, VolatilityNetwork
@@ -94,9 +94,9 @@ def _mean(samples: NDArray[Any]) -> float:
 
 
 def naive(weight_T: Sequence[float], dataset: Dataset) -> float:
-    """QLIKE of the last days' variances, weighted; the last weight is the last day's."""
+    """QLIKE of the last days' variances, weighted; the first weight is the latest day's."""
     weight = np.asarray(weight_T) / np.sum(weight_T)
-    forecast_N = np.sqrt(_variances(dataset.test.inputs)[:, -len(weight) :] @ weight * DAYS_A_YEAR)
+    forecast_N = np.sqrt(_variances(dataset.test.inputs)[:, : len(weight)] @ weight * DAYS_A_YEAR)
     return float(qlike(forecast_N, dataset.test.targets.astype(np.float64)).mean())
 
 
@@ -112,12 +112,12 @@ def har(dataset: Dataset) -> float:
 
 
 def _variances(inputs: Tensors) -> Array:
-    return np.maximum(inputs["ranges"].astype(np.float64) ** 2 / PARKINSON, MIN_VARIANCE)
+    return np.maximum(inputs["row"][:, NUM_DAYS:].astype(np.float64) ** 2 / PARKINSON, MIN_VARIANCE)
 
 
 def _spans(inputs: Tensors) -> Array:
     variance_NT = _variances(inputs)
-    means = [np.log(variance_NT[:, -days:].mean(axis=1)) for days in (1, WEEK, MONTH)]
+    means = [np.log(variance_NT[:, :days].mean(axis=1)) for days in (1, WEEK, MONTH)]
     return np.stack([np.ones(len(variance_NT)), *means], axis=1)
 
 
@@ -126,8 +126,8 @@ MARKET_VOLATILITY = Recipe(
     model="market-volatility",
     task="forecasting",
     description=(
-        "Forecasts how volatile the S&P 500 is over the next five trading days, from the returns and the ranges "
-        "(the logarithms of close to close and of highest to lowest, in per cent) of the last 60, oldest first."
+        "Forecasts how volatile the S&P 500 is over the next five trading days. A row holds the last 60: return_1 and "
+        "range_1 are the latest day's logarithms of close to close and of highest to lowest, in per cent."
     ),
     data="S&P 500",
     load=load,
@@ -143,12 +143,14 @@ MARKET_VOLATILITY = Recipe(
         min_variance=MIN_VARIANCE,
     ),
     objective=Qlike(),
-    inputs=tuple(TensorSpec(name=name, datatype="FP32", shape=(NUM_DAYS,)) for name in ("returns", "ranges")),
+    inputs=(TensorSpec(name="row", datatype="FP32", shape=(len(COLUMNS),)),),
     outputs=tuple(TensorSpec(name=name, datatype="FP32", shape=(1,)) for name in ("volatility", "riskmetrics")),
     batch=AxisRange(min=1, opt=8, max=64),
-    preprocess=TensorPreprocess(),
+    preprocess=TablePreprocess(tensor="row", columns=COLUMNS),
     postprocess=RegressionPostprocess(tensor="volatility", unit="% a year"),
     metrics=metrics,
+    # Every day passes through every column: drift is seen in the latest.
+    unwatched=tuple(f"column.{column.name}" for column in COLUMNS if not column.name.endswith("_1")),
     slo=Slo(latency_threshold_ms=20, latency_objective=0.99, availability_objective=0.999),
     # Ten passes: days are few and much alike, and twice as many fit the past better and the validation split worse.
     config=TrainConfig(epochs=10, batch_size=64, optimizer="adamw", peak_learning_rate=3e-3, weight_decay=0.01),
@@ -162,7 +164,7 @@ MARKET_VOLATILITY = Recipe(
     baselines={
         "yesterday": partial(naive, (1.0,)),
         "last month": partial(naive, (1.0,) * MONTH),
-        "RiskMetrics": partial(naive, [DECAY**age for age in reversed(range(NUM_DAYS))]),
+        "RiskMetrics": partial(naive, [DECAY**age for age in range(NUM_DAYS)]),
         "HAR": har,
     },
 )

