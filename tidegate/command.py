@@ -20,6 +20,7 @@ from tidegate.data import data
 from tidegate.delivery import jobs, sync
 from tidegate.drift import drift
 from tidegate.experiment import report, runs, size, sweep
+from tidegate.generation import generate
 from tidegate.importing import import_model
 from tidegate.manifest import manifests
 from tidegate.replay import replay
@@ -72,6 +73,7 @@ app.command("sweep")(in_one_sentence(sweep))
 app.command("report")(in_one_sentence(report))
 app.command("runs")(in_one_sentence(runs))
 app.command("rules")(in_one_sentence(rules))
+app.command("generate")(in_one_sentence(generate))
 app.command("data")(in_one_sentence(data))
 app.command("drift")(in_one_sentence(drift))
 app.command("replay")(in_one_sentence(replay))
