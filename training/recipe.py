@@ -4,6 +4,7 @@ The network takes the contract's inputs, in order, and answers the contract's ou
 tuple. What it is trained with is what is exported, so there is no second form to keep in step.
 """
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -130,7 +131,9 @@ def find(name: str) -> Recipe:
     try:
         return _catalogue()[name]
     except KeyError:
-        raise RecipeNotFound(f"expected one of the recipes {', '.join(names())}, got {name!r}") from None
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+        hint = f"; near it are {', '.join(near)}" if near else ""
+        raise RecipeNotFound(f"expected one of the recipes that `tidegate recipes` lists, got {name!r}{hint}") from None
 
 
 @cache

@@ -61,7 +61,7 @@ def test_models_lists_a_version_and_why_another_cant_be_used(tiny_repository: Re
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["train", "no-such-recipe"], 1, "expected one of the recipes fashion-resnet, got 'no-such-recipe'"),
+        (["train", "no-such-recipe"], 1, "recipes that `tidegate recipes` lists, got 'no-such-recipe'"),
         (["up", "--repository=/nonexistent"], 1, "there is no model repository"),
         (["up", "--http-port=99999"], 2, "less than or equal to 65533"),
         (["no-such-command"], 2, "No such command"),
