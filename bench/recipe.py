@@ -117,7 +117,7 @@ def _published(recipe: Recipe, repository: Repository, runs: Path | None, consol
         if contract.provenance.config.get("recipe") == recipe.name:
             return contract
     if runs is None:
-        raise RunUnfinished(f"no version of {recipe.model} by this recipe is published in {repository.root}")
+        raise RunUnfinished("it wasn't trained to its end for this table")
     return train(recipe, repository=repository, runs_dir=runs, compile=Compiler(console), console=console)
 
 
