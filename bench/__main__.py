@@ -46,6 +46,7 @@ PAGE, PICTURE = "bench.md", "bench.png"
 
 def main() -> int:
     """Measure, print, and write; returns the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended in order
     options = _options()
     console = Console()
     if options.what == "engines":
@@ -58,7 +59,6 @@ def main() -> int:
         return _chess(options, console)
     if options.what == "ablation":
         return _ablation(options, console)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended in order
     os.environ["TIDEGATE_PROCESSES"] = str(options.processes)
     STATE.mkdir(parents=True, exist_ok=True)
     try:

@@ -7,7 +7,7 @@ from statistics import mean, median, variance
 
 from matplotlib.figure import Figure
 
-from bench.ablation import CONFIG, NUM_JUDGED, SEEDS, AblationResult, Row
+from bench.ablation import CONFIG, NUM_JUDGED, AblationResult, Row
 from bench.page import put, table
 
 PAGE, PICTURE = "ablation.md", "ablation.png"
@@ -29,7 +29,8 @@ def markdown(result: AblationResult) -> str:
         [
             f"`{COMMAND}` on {machine.date}: {machine.processor}, {machine.num_cores} cores, {machine.system}.",
             f"{CONFIG.num_train:,} pictures, {CONFIG.epochs} passes, judged by {NUM_JUDGED:,} others; seeds "
-            f"{', '.join(map(str, SEEDS))}. Differences are in points of accuracy.",
+            f"{', '.join(str(outcome.seed) for outcome in result.rows[0].outcomes)}.",
+            "Differences are in points of accuracy.",
             "",
             table(COLUMNS, rows(result)),
             "",

@@ -87,10 +87,7 @@ class Match(Document):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The score's 95 % interval, Wilson's (JASA 22, 1927); draws only make scores vary less than it takes them to.
-
-        A share of points has no exact one, and the normal interval says nothing where every game was won.
-        """
+        """The score's 95 % interval, Wilson's (JASA 22, 1927); rather too wide, as draws make points vary less."""
         p, n, zz = self.score, self.num_games, _Z_95**2
         centre = (p + zz / (2 * n)) / (1 + zz / n)
         half = _Z_95 * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
@@ -144,9 +141,9 @@ def opening(rng: random.Random) -> chess.Board:
 
 async def play(board: chess.Board, white: Player, black: Player) -> float:
     """Play to the end on the board; white's points. Repetition, 50 moves and the length limit are draws."""
-    while board.ply() < MAX_PLIES and (outcome := board.outcome(claim_draw=False)) is None and not _drawn(board):
+    while board.ply() < MAX_PLIES and not board.is_game_over() and not _drawn(board):
         board.push(await (white if board.turn else black)(board))
-    outcome = board.outcome(claim_draw=False)
+    outcome = board.outcome()
     return 0.5 if outcome is None or outcome.winner is None else float(outcome.winner)
 
 

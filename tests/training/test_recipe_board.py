@@ -186,8 +186,13 @@ def test_games_beside_the_book_become_unbalanced_and_no_position_is_in_two_split
         ways = [chess.Move.from_uci(LABELS[int(label)]) for label, weight in moves if weight > 0]
         assert ways
         assert all(board.is_legal(move) or board.is_castling(move) for move in ways)
-    dataset = data.split(data.encode(TOKENIZER, texts), targets, "0" * 64, TOKENIZER)
-    seen = [{row.tobytes() for row in part.inputs["ids"]} for part in (dataset.train, dataset.validation, dataset.test)]
+    mirrored = [chess.Board(f"{text} 0 1").mirror().epd() for text in texts]
+    ids = data.encode(TOKENIZER, texts + mirrored)
+    dataset = data.split(ids, np.concatenate((targets, targets)), "0" * 64, TOKENIZER)
+    seen = []
+    for part in (dataset.train, dataset.validation, dataset.test):
+        boards = data.boards_of(part.inputs["ids"])
+        seen.append({tuple(row) for row in torch.cat((boards.contents, boards.rights, boards.files), dim=1).tolist()})
     assert all(seen)
     assert len(set.union(*seen)) == sum(map(len, seen))
 

@@ -11,7 +11,7 @@ from them alone neither head would learn what a lost queen means. So there are a
 come to when half of the moves are random and half the search's own; there the search's moves are the policy's target.
 
 A position, with its side to move, castling rights and en passant square, is in one split only, whatever moves led to
-it; its neighbours in a game may be in others.
+it, and so it is with the colours exchanged; its neighbours in a game may be in others.
 """
 
 import hashlib
@@ -71,8 +71,8 @@ VALUE_SCALE_PAWNS = 5.0  # what is worth half a won game
 SURENESS_PAWNS = 0.2  # a move that much worse than the best is taken for less likely by a factor of e
 
 _RANDOM_RATIO = 0.5
-_MADE_BY = (
-    f"form=1 games={NUM_GAMES}x{NUM_PLIES} random={_RANDOM_RATIO} seed={SEED} captures={CAPTURE_PLIES} "
+_MADE_BY = (  # the form is counted up when anything else changes what comes out
+    f"form=2 games={NUM_GAMES}x{NUM_PLIES} random={_RANDOM_RATIO} seed={SEED} captures={CAPTURE_PLIES} "
     f"scale={VALUE_SCALE_PAWNS} sureness={SURENESS_PAWNS} held={HELD_OUT_RATIO} targets={NUM_TARGETS}"
 )
 _CHUNK = 256
@@ -88,7 +88,7 @@ Array = NDArray[Any]
 def load(data_dir: Path | None) -> Dataset:
     """Nine in ten positions to learn from; raises DataNotFound or DataInvalid.
 
-    Making them takes half a minute, so they are kept beside what was downloaded.
+    Making them takes a minute of one core, so they are kept beside what was downloaded.
     """
     (content,) = BOOK.read(data_dir).values()
     identity = hashlib.sha256(f"{BOOK.digest()} {_MADE_BY}".encode()).hexdigest()
@@ -269,8 +269,10 @@ def _positions(content: bytes, tokenizer: Tokenizer) -> tuple[Array, Array]:
 
 
 def split(ids_NL: Array, targets: Array, identity: str, tokenizer: Tokenizer) -> Dataset:
-    """Every position in the split that its digest says."""
-    place_N = np.array([int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:4], "big") / 2**32 for row in ids_NL])
+    """Every position in the split that the digest of what the side to move sees says."""
+    boards = boards_of(ids_NL)
+    seen_NF = torch.cat((boards.contents, boards.rights, boards.files), dim=1).to(torch.uint8).numpy()
+    place_N = np.array([int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:4], "big") / 2**32 for row in seen_NF])
     samples = Split(inputs={"ids": ids_NL}, targets=targets)
     test_N, validation_N = place_N < HELD_OUT_RATIO, place_N >= 1 - HELD_OUT_RATIO
     return Dataset(
