@@ -8,9 +8,7 @@ from training.recipe import find, names
 
 
 def test_an_unknown_recipe_names_those_near_it() -> None:
-    with pytest.raises(
-        RecipeNotFound, match="got 'fashion-res'; near it are fashion-resnet"
-    ):
+    with pytest.raises(RecipeNotFound, match="got 'fashion-res'; near it are fashion-resnet"):
         find("fashion-res")
 
 

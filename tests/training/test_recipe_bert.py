@@ -4,7 +4,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -93,6 +93,7 @@ def test_a_gap_is_filled_by_the_highest_logit_of_the_lesson() -> None:
     assert filled[0, [2, 5]].tolist() == (logits[0, :, FIRST:].argmax(dim=-1) + FIRST).tolist()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.integers(0, 1_000))
 def test_units_are_hidden_whole_and_about_as_many_as_they_should_be(sizes: list[int], seed: int) -> None:
     numbers = [unit for unit, size in enumerate(sizes, start=1) for _ in range(size)]
@@ -227,6 +228,7 @@ def test_names_are_judged_whole() -> None:
     assert values["span_f1.place"] == pytest.approx(2 / 3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_spans_cover_what_is_tagged_and_nothing_else(tags: list[int]) -> None:
     covered = [i for start, end, _ in name_tag.spans(np.array(tags)) for i in range(start, end)]
