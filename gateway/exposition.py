@@ -61,8 +61,8 @@ class Registry(CollectorRegistry):
 
 
 def head(name: str, labels: Mapping[str, str]) -> str:
-    """A line up to its number."""
-    pairs = ",".join(f'{label}="{value.translate(_ESCAPES)}"' for label, value in labels.items())
+    """A line up to its number; labels in order, as the library writes them."""
+    pairs = ",".join(f'{label}="{value.translate(_ESCAPES)}"' for label, value in sorted(labels.items()))
     return f"{name}{{{pairs}}} " if pairs else f"{name} "
 
 

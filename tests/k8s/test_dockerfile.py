@@ -145,7 +145,7 @@ def test_a_volume_without_models_is_one_sentence(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 1
-    assert "the model repository's folder doesn't exist; nothing is prepared" in done.stderr.splitlines()[-1]
+    assert "doesn't exist: publish a model there first; nothing is prepared" in done.stderr.splitlines()[-1]
 
 
 def test_versions_that_come_later_are_prepared_beside_the_command(tmp_path: Path, make_version: MakeVersion) -> None:
