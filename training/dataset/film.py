@@ -59,7 +59,7 @@ PACKAGE = Package(
 def load(data_dir: Path | None) -> Dataset:
     """90,570 moments to learn from, one of each of 943 people to watch and to judge; DataNotFound or DataInvalid."""
     person_PF, films = _read(PACKAGE.read(data_dir))
-    identity = f"{PACKAGE.digest()} recent={NUM_RECENT} held out={NUM_HELD_OUT}"
+    identity = f"{PACKAGE.digest()} recent={NUM_RECENT} held out={NUM_HELD_OUT} seed={ORDER_SEED}"
     before = [film_L[:-NUM_HELD_OUT] for film_L in films]
     return Dataset(
         name="MovieLens 100k",
@@ -119,8 +119,10 @@ def _read(content: dict[str, bytes]) -> tuple[NDArray[np.float32], list[NDArray[
     from fastparquet import ParquetFile
 
     ratings, _, people = (ParquetFile(BytesIO(table)).to_pandas() for table in content.values())
-    # Many a rating has the same second as the next: the film's number is as good an order as any.
-    ratings = ratings.sort_values(["user_id", "timestamp", "movie_id"])
+    # Half of the ratings have another's second. Among those the order is drawn, for in the order of the films' numbers
+    # the next film would be one of a higher number: something that nobody who rates films holds to.
+    ratings["drawn"] = np.random.default_rng(ORDER_SEED).permutation(len(ratings))
+    ratings = ratings.sort_values(["user_id", "timestamp", "drawn"])
     films = [rated.to_numpy(dtype=np.int64) - 1 for _, rated in ratings.groupby("user_id")["movie_id"]]
     people = people.sort_values("user_id")
     columns = [

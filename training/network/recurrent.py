@@ -55,7 +55,8 @@ class RecurrentClassifier(nn.Module):
         self.head = nn.Linear(state_size * (2 if both_ways else 1), num_classes)
 
     def forward(self, ids_NT: Tensor) -> Tensor:
-        """Integer ids `[N, T]`, padding behind, to logits `[N, K]`."""
+        """Integer ids `[N, T]`, padding behind, to logits `[N, K]`; an id that is no token's is an unknown token."""
+        ids_NT = torch.where((ids_NT >= 0) & (ids_NT < self.embedding.num_embeddings), ids_NT, UNKNOWN_ID)
         if self.training and self.token_dropout:
             dropped_NT = torch.rand(ids_NT.shape, device=ids_NT.device) < self.token_dropout
             ids_NT = torch.where(dropped_NT & (ids_NT != PAD_ID), UNKNOWN_ID, ids_NT)

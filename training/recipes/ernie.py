@@ -37,9 +37,9 @@ SLO = Slo(latency_threshold_ms=100, latency_objective=0.99, availability_objecti
 
 
 def encoder() -> Encoder:
-    """Four layers of width 128 with four heads, as in training/recipes/bert.py."""
+    """Two layers of width 128 with four heads, as in training/recipes/bert.py."""
     return Encoder(
-        num_tokens=NUM_TOKENS, max_length=MAX_LENGTH, width=128, num_heads=4, num_layers=4, dropout=0.1, pad=PAD_ID
+        num_tokens=NUM_TOKENS, max_length=MAX_LENGTH, width=128, num_heads=4, num_layers=2, dropout=0.1, pad=PAD_ID
     )
 
 
