@@ -88,9 +88,7 @@ def draw(result: AblationResult, path: Path) -> None:
     axis.set_yticks(range(len(result.rows)), [f"{row.topic}: {row.name}" for row in result.rows], fontsize=7)
     axis.invert_yaxis()
     axis.tick_params(labelsize=7)
-    axis.set_xlabel(
-        "accuracy: a dot a seed, a stroke at their mean; grey: as near to the recipe as seeds bring", fontsize=8
-    )
+    axis.set_xlabel("accuracy: a dot a seed, a stroke their mean; grey: what seeds alone do", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 

@@ -147,7 +147,9 @@ def _engines(
     precision: Precision = "INT8" if form == "INT8 for the CPU" else form
     reference = parity.Graph(source / "model.onnx", contract.outputs, batched=contract.batched)
     own = parity.Graph(graph, contract.outputs, batched=contract.batched, as_written=precision == "FP16")
-    shown, before, after = parity.check_lowered(reference, own, found.judged, contract.batch_axis, precision)
+    shown, before, after = parity.check_lowered(
+        reference, own, found.judged, contract.batch_axis, precision, contract.postprocess
+    )
     metric = found.measures(contract.postprocess, before, after)[1][0].metric
     facts = {"recipe": name, "form": form, "max_error": shown.max_error}
     facts |= {"metric": metric.name, "metric_value": metric.value}

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from contract.agreement import METRIC_TOLERANCE, TOLERANCE, Precision
+from contract.agreement import CHANGED_TOLERANCE, TOLERANCE, Precision
 from contract.digest import sha256_of
 from contract.document import Document
 from contract.error import ContractInvalid, ContractNotFound, DigestMismatch
@@ -67,10 +67,11 @@ class Passport(Document):
         if allowed is not None and self.max_error > allowed:
             return f"{self.engine} strays by {self.max_error:.1e} from its graph; {self.precision} may by {allowed:g}"
         if allowed is None and self.changed_ratio is None:
-            return f"{self.engine} is INT8, which is judged by labels, and its model names none"
-        if allowed is None and self.changed_ratio is not None and self.changed_ratio > METRIC_TOLERANCE:
+            return f"{self.engine} is INT8, which is judged by what is answered, and its model decides nothing"
+        if self.changed_ratio is not None and self.changed_ratio > CHANGED_TOLERANCE[self.precision]:
             return (
-                f"{self.engine} changes {self.changed_ratio:.1%} of the labels; INT8 may change {METRIC_TOLERANCE:.0%}"
+                f"{self.engine} changes {self.changed_ratio:.1%} of what its graph answers; "
+                f"{self.precision} may change {CHANGED_TOLERANCE[self.precision]:.0%}"
             )
         return None
 

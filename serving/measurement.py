@@ -46,7 +46,7 @@ def measure(
         for size in sorted({1, batch.min, batch.opt, batch.max}) if batch is not None else (None,):
             expected, got = _answers(engine, golden, size)
             try:
-                errors.append(largest_error(expected, got))
+                errors.append(largest_error(expected, got, postprocess))
             except ValueError as exc:
                 raise EngineRefused(f"{passport.engine} at batch {size or 'none'}: {exc}") from exc
             ratios.append(changed_ratio(postprocess, expected, got))

@@ -165,7 +165,7 @@ def _rows(read: "Passport") -> list[tuple[str, str]]:
     axes = {entry.name: [f"{a.min}..{a.opt}..{a.max}" if a.min != a.max else str(a.max) for a in entry.axes]
             for entry in read.profile}  # fmt: skip
     error = "never run beside its graph" if read.max_error is None else f"{read.max_error:.1e}"
-    changed = "" if read.changed_ratio is None else f", {read.changed_ratio:.1%} of the labels change"
+    changed = "" if read.changed_ratio is None else f", {read.changed_ratio:.1%} of the answers change"
     return [
         ("engine", f"{read.engine}, {read.engine_size_bytes / 1024:,.0f} KiB, sha256 {read.engine_sha256[:12]}"),
         ("graph", f"sha256 {read.onnx_sha256[:12]}"),

@@ -14,10 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
 
 from contract.tensor import Tensors
 from training.error import ExportFailed
+from training.order import in_order
 from training.tap import run_tapped
 
 _TO_HALF, _TO_SINGLE = "_cast_to_fp16_node", "_cast_to_fp32_node"  # the converter's names
@@ -37,8 +37,9 @@ def halve(source: Path, target: Path, inputs: Tensors) -> tuple[str, ...]:
     kept = tuple(node.name for node in model.graph.node if large & {*node.input, *node.output})
     try:
         halved = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(kept))
+        del halved.graph.value_info[:]  # what the converter says of tensors between nodes isn't always so
         _join_kept(halved.graph)
-        OnnxModel.graph_topological_sort(halved.graph)  # the converter puts its casts at the end
+        halved = in_order(halved)
         onnx.checker.check_model(halved, full_check=True)
     except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise ExportFailed(f"the graph has no FP16 form: {str(exc).strip().splitlines()[0]:.200}") from exc
@@ -47,7 +48,8 @@ def halve(source: Path, target: Path, inputs: Tensors) -> tuple[str, ...]:
 
 
 def _exceeds(array: NDArray[Any]) -> bool:
-    return array.dtype == np.float32 and array.size > 0 and not bool(np.abs(array).max() <= _LARGEST)
+    """Infinity, a mask's usual value, is one of half precision's numbers; NaN is left to the parity."""
+    return array.dtype == np.float32 and bool((np.abs(array[np.isfinite(array)]) > _LARGEST).any())
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

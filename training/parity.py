@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from contract.agreement import METRIC_TOLERANCE, TOLERANCE, Precision, largest_error
-from contract.schema import AxisRange, Evaluation, TensorSpec
+from contract.schema import AxisRange, Evaluation, Postprocess, TensorSpec
 from contract.tensor import Tensors
 from training.disagreement import Disagreement, between_graphs, between_network_and_graph
 from training.error import ParityFailed
@@ -102,15 +102,20 @@ def check(
 
 
 def check_lowered(
-    graph: Graph, lowered: Graph, inputs: Tensors, batch: AxisRange | None, precision: Precision
+    graph: Graph,
+    lowered: Graph,
+    inputs: Tensors,
+    batch: AxisRange | None,
+    precision: Precision,
+    postprocess: Postprocess | None = None,
 ) -> tuple[Parity, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """Compare a graph with its form of lower precision; also what both answer to all the inputs `[M, ...]`.
 
-    Raises ParityFailed for an error above the precision's tolerance, and for NaN or infinity; INT8 has no tolerance,
-    for it is judged by the task's metric.
+    Raises ParityFailed for an error above the precision's tolerance, and for NaN or infinity. INT8 has no tolerance,
+    nor has what a graph with this `postprocess` decides: they are judged by the task's metric.
     """
     sizes = (1,) if batch is None else tuple(sorted({1, batch.min, batch.opt, batch.max}))
-    found = _Found(("the FP32 graph", f"the {precision} graph"))
+    found = _Found(("the FP32 graph", f"the {precision} graph"), postprocess)
     for _, chosen in _edges(inputs, sizes) if batch is not None else ():
         found.compare(graph.run(chosen), lowered.run(chosen))
     expected, got = graph.run_all(inputs, sizes[-1]), lowered.run_all(inputs, sizes[-1])
@@ -150,8 +155,8 @@ def check_loss(before: Measure, after: Measure) -> float:
 class _Found:
     """What comparing two sides has found so far: the largest error, or why they can't be compared."""
 
-    def __init__(self, sides: tuple[str, str]) -> None:
-        self._sides = sides
+    def __init__(self, sides: tuple[str, str], postprocess: Postprocess | None = None) -> None:
+        self._sides, self._postprocess = sides, postprocess
         self.error = 0.0
         self._problem: str | None = None
 
@@ -161,7 +166,7 @@ class _Found:
                 if values.dtype.kind == "f" and not np.isfinite(values).all():
                     self._problem = self._problem or f"output {name!r}: {side} answers NaN or infinity"
         try:
-            self.error = max(self.error, largest_error(expected, got))
+            self.error = max(self.error, largest_error(expected, got, self._postprocess))
         except ValueError as exc:
             self._problem = self._problem or f"{self._sides[1]}: {exc}"
 

@@ -24,6 +24,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from contract.tensor import Tensors
 from training.error import ExportFailed
+from training.order import in_order
 
 Target = Literal["cpu", "tensorrt"]
 
@@ -52,15 +53,22 @@ def quantize(source: Path, path: Path, batches: Iterator[Tensors], *, target: Ta
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
                 op_types_to_quantize=list(OPERATORS),
+                nodes_to_exclude=_with_constants(onnx.load(prepared).graph),
                 extra_options=options,
             )
-            model = onnx.load(quantized)
+            model = in_order(onnx.load(quantized))
             onnx.checker.check_model(model)
         except (ValueError, RuntimeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
             raise ExportFailed(f"the graph has no INT8 form: {str(exc).strip().splitlines()[0]:.200}") from exc
     if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise ExportFailed(f"the graph has no INT8 form: none of its nodes is one of {', '.join(OPERATORS)}")
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _with_constants(graph: onnx.GraphProto) -> list[str]:
+    """Names of additions of a constant: they gain nothing, and TensorRT refuses a quantized scalar."""
+    constants = {weight.name for weight in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == "Add" and constants & {*node.input}]
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]

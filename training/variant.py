@@ -140,7 +140,7 @@ def _judge(
     lowered = parity.Graph(folder / ONNX_FILE, parent.outputs, batched=parent.batched, as_written=half)
     with stages("parity") as say:
         shown, before, after = parity.check_lowered(
-            graph, lowered, material.judged, parent.batch_axis, lowering.precision
+            graph, lowered, material.judged, parent.batch_axis, lowering.precision, parent.postprocess
         )
         say(f"within {shown.max_error:.1e} of the FP32 graph on {shown.num_samples:,} samples")
     with stages("evaluate") as say:

@@ -7,6 +7,7 @@ from hypothesis.extra.numpy import arrays
 from contract.agreement import METRIC_TOLERANCE, changed_ratio, largest_error, scaled
 from contract.postprocess import interpret
 from contract.schema import (
+    BoxesPostprocess,
     ClassificationPostprocess,
     MaskPostprocess,
     TensorPostprocess,
@@ -75,6 +76,30 @@ def test_tokens_and_pixels_are_counted_where_they_have_labels() -> None:
     assert changed_ratio(tags, {"t": before[0]}, {"t": after[0]}) == 0.25
 
 
-def test_a_model_without_labels_has_no_share_of_changed_ones() -> None:
-    assert changed_ratio(TensorPostprocess(), {}, {}) is None
+def test_what_a_graph_decides_is_counted_and_not_measured() -> None:
+    before, after = {"x": np.zeros(3), "ids": np.arange(8)}, {"x": np.full(3, 0.5), "ids": np.arange(8)}
+    after["ids"][3] = 99
+    assert changed_ratio(TensorPostprocess(), before, after) == 0.125
+    assert largest_error(before, after, TensorPostprocess()) == 0.5
+    with pytest.raises(ValueError, match="output 'ids': expected shape"):
+        largest_error(before, after | {"ids": np.arange(7)}, TensorPostprocess())
+
+
+def test_boxes_are_the_same_in_another_order_and_a_little_moved() -> None:
+    spec = BoxesPostprocess(boxes_tensor="boxes", scores_tensor="scores", labels=("cat", "dog"), min_score=0.5)
+    boxes = np.array([[[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.9, 0.9], [0.0, 0.0, 1.0, 1.0]]])
+    before = {"boxes": boxes, "scores": np.array([[[0.9, 0.0], [0.8, 0.0], [0.1, 0.0]]])}
+    same = {"boxes": boxes[:, [1, 0, 2]] + 0.01, "scores": before["scores"]}
+    assert changed_ratio(spec, before, same) == 0
+    assert largest_error(before, same, spec) == 0
+    other_label = {"boxes": boxes, "scores": np.array([[[0.9, 0.0], [0.0, 0.8], [0.1, 0.0]]])}
+    assert changed_ratio(spec, before, other_label) == 0.5
+    one_less = {"boxes": boxes, "scores": np.array([[[0.9, 0.0], [0.4, 0.0], [0.1, 0.0]]])}
+    assert changed_ratio(spec, before, one_less) == pytest.approx(1 / 3)
+    none = {"boxes": boxes, "scores": np.zeros((1, 3, 2))}
+    assert changed_ratio(spec, none, none) == 0
+
+
+def test_a_model_that_decides_nothing_has_no_share_of_changed_answers() -> None:
+    assert changed_ratio(TensorPostprocess(), {"x": np.zeros(2)}, {"x": np.ones(2)}) is None
     assert METRIC_TOLERANCE == 0.01

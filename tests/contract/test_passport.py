@@ -64,11 +64,11 @@ def test_an_engine_is_held_against_its_passport_before_it_is_loaded(tmp_path: Pa
         ({"max_error": 0.2, "precision": "INT8", "changed_ratio": 0.01}, None),
         (
             {"max_error": 0.2, "precision": "INT8", "changed_ratio": 0.0625},
-            "model.plan changes 6.2% of the labels; INT8 may change 1%",
+            "model.plan changes 6.2% of what its graph answers; INT8 may change 1%",
         ),
         (
             {"max_error": 0.0, "precision": "INT8"},
-            "model.plan is INT8, which is judged by labels, and its model names none",
+            "model.plan is INT8, which is judged by what is answered, and its model decides nothing",
         ),
     ],
 )

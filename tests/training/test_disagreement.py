@@ -101,7 +101,7 @@ def test_the_module_that_disagrees_is_named(
     norm = exported.network.get_submodule("blocks.0.body.4")
     norm.bias.data += 1
     try:
-        assert "from blocks.0.body.4 (training/network.py:" in str(search())
+        assert "from blocks.0.body.4 (network/residual.py:" in str(search())
         graph = Graph(exported.path, [tiny.OUTPUT])
         batch = AxisRange(min=1, opt=4, max=8)
         with pytest.raises(ParityFailed, match=r"got an error of .*; the first tensor that disagrees is .*blocks\.0"):

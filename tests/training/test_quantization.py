@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.agreement import scaled
+from contract.agreement import Precision, scaled
 from contract.schema import AxisRange, TensorSpec
 from serving.compilation import build
 from serving.gpu import find_gpu
@@ -136,6 +136,55 @@ def test_an_overflow_that_no_sample_showed_is_caught_and_its_node_named(tmp_path
         check_lowered(*as_written(source, made), large, BATCH, "FP16")
     # Left to itself, ONNX Runtime computes it in FP32 from node to node and sees nothing.
     assert np.isfinite(Graph(made, [SCORES]).run_all(large, 8)["y"]).all()
+
+
+def write_masked(path: Path) -> Path:
+    """`x` `[N, 5]` plus a constant, masked with infinity, in the body of a loop that reads a tensor from outside."""
+    floats = {"two": np.array(2, np.float32), "low": np.array(-np.inf, np.float32)}
+    step = helper.make_graph(
+        [
+            helper.make_node("Where", ["positive", "carried", "low"], ["masked"]),
+            helper.make_node("Softmax", ["masked"], ["next"]),
+        ],
+        "step",
+        [
+            helper.make_tensor_value_info("carried", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("row", TensorProto.FLOAT, None),
+        ],
+        [helper.make_tensor_value_info("next", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        helper.make_node("MatMul", ["x", "matrix"], ["product"], name="product"),
+        helper.make_node("Add", ["product", "two"], ["moved"], name="moved"),
+        helper.make_node("Greater", ["moved", "two"], ["positive"], name="positive"),
+        helper.make_node("Scan", ["moved", "rows"], ["y"], num_scan_inputs=1, body=step, name="loop"),
+    ]
+    rng = np.random.default_rng(1)
+    weights = floats | {name: rng.standard_normal((5, 5)).astype(np.float32) for name in ("matrix", "rows")}
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["FP16", "INT8"])
+def test_loops_masks_and_added_constants_have_a_lower_form(tmp_path: Path, precision: Precision) -> None:
+    source, made = write_masked(tmp_path / "source.onnx"), tmp_path / "model.onnx"
+    rows = {"x": RNG.standard_normal((8, 5)).astype(np.float32) + 3}
+    if precision == "FP16":
+        assert halve(source, made, rows) == ()  # infinity is one of its numbers
+    else:
+        quantize(source, made, iter([rows]), target="tensorrt")
+        assert not any("two" in node.input for node in onnx.load(made).graph.node if node.op_type == "QuantizeLinear")
+    shown, _, _ = check_lowered(*as_written(source, made), rows, BATCH, precision)
+    assert shown.max_error < 0.2
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU: TensorRT is chosen instead")

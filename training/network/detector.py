@@ -73,8 +73,9 @@ def peaks(heat_N1HW: Tensor, offset_N2HW: Tensor, size_N2HW: Tensor, num_boxes: 
     """The highest peaks' boxes `[N, Q, 4]`, clipped to the picture, and scores `[N, Q, 1]`; zeros for none."""
     height, width = heat_N1HW.shape[2:]
     score_N1HW = torch.sigmoid(heat_N1HW)
-    highest_N1HW = F.max_pool2d(score_N1HW, 3, stride=1, padding=1)
-    is_peak_N1HW = (score_N1HW == highest_N1HW) & (score_N1HW >= MIN_SCORE)
+    # Logits, for in half precision neighbours that are nearly sure have the same score.
+    highest_N1HW = F.max_pool2d(heat_N1HW, 3, stride=1, padding=1)
+    is_peak_N1HW = (heat_N1HW == highest_N1HW) & (score_N1HW >= MIN_SCORE)
     peak_NC = torch.where(is_peak_N1HW, score_N1HW, torch.zeros_like(score_N1HW)).flatten(1)
     score_NQ, cell_NQ = peak_NC.topk(num_boxes, dim=1)
     column_NQ, row_NQ = cell_NQ % width, cell_NQ // width

@@ -148,7 +148,7 @@ CHESS = Recipe(
     quick_config=TrainConfig(
         epochs=1, batch_size=64, optimizer="adamw", peak_learning_rate=3e-3, weight_decay=1e-2, num_train=16_384
     ),
-    quick_gates=(Gate(metric="top_1_accuracy", at_least=0.1), Gate(metric="value_correlation", at_least=0.5)),
+    quick_gates=(Gate(metric="top_1_accuracy", at_least=0.2), Gate(metric="value_correlation", at_least=0.6)),
     baselines={
         "most frequent move": most_frequent_move,
         "most frequent possible move": most_frequent_possible_move,

