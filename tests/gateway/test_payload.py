@@ -14,7 +14,7 @@ from contract.tensor import DTYPES, Tensors
 from gateway.payload import append_inputs, columns_of, place_inputs, placed_bytes, write_inputs
 from gateway.region import Region, aligned
 
-REGION_BYTES = 1024 * 1024
+REGION_BYTES = 4 * 1024 * 1024
 FIXED = sorted(DTYPES.keys() - {"BYTES"})
 
 
