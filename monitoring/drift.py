@@ -20,8 +20,8 @@ have moved by a tenth of the reference on average.
 Sources: Yurdakul, "Statistical Properties of Population Stability Index" (2018); Haldane (1956) for the half count.
 
 Dispersion: requests come in sessions, so bin counts vary more than those of independent draws. How much more is
-`inference_feature_dispersion`, where somebody measured and exports it; 1 where nobody did. Likewise a feature whose
-traffic was seen to wander without harm can be given a higher floor by `inference_feature_drift_floor`.
+measured (monitoring.dispersion); somebody who knows better exports it as `inference_feature_dispersion`. Likewise a
+feature whose traffic was seen to wander without harm can be given a higher floor by `inference_feature_drift_floor`.
 
 The predicted labels are a feature like the others, named `prediction`; their counts come from
 `inference_prediction_total`. Windows beyond an hour add up five-minute increases instead of reading every scrape again.
@@ -172,7 +172,7 @@ def _counted(window: Window, matcher: str = "") -> str:
 
 
 def _variance(num: str, num_reference: str) -> str:
-    dispersion = f"(clamp_min(max by ({FEATURE}) ({DISPERSION}), 1) or {num} * 0 + 1)"
+    dispersion = f"(clamp_min(max by ({FEATURE}) ({DISPERSION}), 1) or {MEASURED_DISPERSION} or {num} * 0 + 1)"
     return f"(1 / ({num} > 0) + 1 / {num_reference})\n* {dispersion}"
 
 

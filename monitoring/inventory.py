@@ -19,7 +19,7 @@ OPTIONAL = {
     "gateway_shadow_": "while a route has a shadow",
     "inference_feedback_": "where feedback is switched on",
     "inference_feature_evidence": "where the fast lane runs",
-    "inference_feature_dispersion": "where it was measured; 1 otherwise",
+    "inference_feature_dispersion": "where somebody exports it; what the rules measure otherwise",
     "inference_feature_drift_floor": "where it was measured; the window's floor otherwise",
     "inference_confidence_accuracy_ratio": "for contracts that hold the accuracy of each confidence bin",
     "model_evaluation_": "for contracts whose evaluation has an accuracy",

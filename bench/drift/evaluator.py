@@ -106,6 +106,9 @@ class Evaluator:
             matrix = node.args[0]
             vector = self._select(matrix.vector_selector)
             return Vector(vector.labels, _over_time(name, vector.values, self._steps(matrix.range)))
+        if name == "quantile_over_time":
+            vector, steps = self._select(node.args[1].vector_selector), self._steps(node.args[1].range)
+            return Vector(vector.labels, _quantile_over_time(float(node.args[0].val), vector.values, steps))
         vector = self._vector(node.args[0])
         if name in _FUNCTIONS:
             return Vector(vector.labels, _FUNCTIONS[name](vector.values))
@@ -151,6 +154,19 @@ def _over_time(name: str, values: Floats, steps: int) -> Floats:
 
     count, total = summed(there.astype(np.float64)), summed(np.where(there, values, 0))
     return np.where(count > 0, total if name == "sum_over_time" else total / count, np.nan)
+
+
+def _quantile_over_time(quantile: float, values: Floats, steps: int) -> Floats:
+    found = np.full_like(values, np.nan)
+    there = ~np.isnan(values)
+    for row, known in enumerate(there):
+        if known.any():
+            for step in range(int(known.argmax()), values.shape[1]):
+                part = values[row, max(step - steps, 0) : step + 1]
+                part = part[~np.isnan(part)]
+                if part.size:
+                    found[row, step] = np.quantile(part, quantile)
+    return found
 
 
 def _relabelled(labels: Sequence[Labels], target: str, text: str, source: str, pattern: str) -> list[Labels]:

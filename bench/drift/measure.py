@@ -73,7 +73,7 @@ def _ways(one: Watched, traffic: Traffic, start: int) -> Iterator[tuple[str, Fir
     yield FAST_WAY, by_fast_lane(one)
     yield FLOORLESS_WAY, by_floorless_lane(one)
     if traffic.session > 1:
-        yield "windows, dispersion not known", by_windows(one, dispersion=False)
+        yield "windows, dispersion taken for 1", by_windows(one, dispersion=False)
     if traffic.wave:
         floors = burn_in_floors(one, start)
         yield "windows, floor of a week's burn-in", by_windows(one, floors=floors)

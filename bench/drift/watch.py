@@ -11,7 +11,7 @@ from bench.drift.traffic import Counts, Model, counters, gauge
 from monitoring.detector import FLOOR as DEFAULT_FLOOR
 from monitoring.detector import HORIZON, Detector, Reference
 from monitoring.dispersion import dispersion_group
-from monitoring.drift import DISPERSION, FLOOR, MEASURED_DISPERSION, WINDOWS
+from monitoring.drift import FLOOR, MEASURED_DISPERSION, WINDOWS
 from monitoring.fast_lane import BUDGET_MINUTES
 from monitoring.reference import BIN, EACH, FEATURE, SCORE
 from monitoring.statistic import ALARM_Z
@@ -42,8 +42,8 @@ def watched(model: Model, counts: list[Counts], *, measure_until: int | None = N
     values = {
         dict(labels)["feature"]: float(row[-1]) for labels, row in zip(measured.labels, measured.values, strict=True)
     }
-    num = counts[0].shape[1]
-    return Watched(model=model, counts=counts, series={**series, DISPERSION: gauge(values, num)}, dispersion=values)
+    series[MEASURED_DISPERSION] = gauge(values, counts[0].shape[1])
+    return Watched(model=model, counts=counts, series=series, dispersion=values)
 
 
 def by_windows(one: Watched, *, floors: dict[str, float] | None = None, dispersion: bool = True) -> Firing:
@@ -52,7 +52,7 @@ def by_windows(one: Watched, *, floors: dict[str, float] | None = None, dispersi
     if floors is not None:
         series[FLOOR] = gauge(floors, one.counts[0].shape[1])
     if not dispersion:
-        del series[DISPERSION]
+        del series[MEASURED_DISPERSION]
     return firing(series)
 
 
@@ -66,7 +66,7 @@ def by_windows_and_yesterday(one: Watched) -> Firing:
     n, num = hour.count, hour.record()
     now, then = f"{n} / {EACH}({num} > 0)", f"{n} offset 1d / {EACH}({num} offset 1d > 0)"
     moved = f"sum by ({FEATURE}, test) ({SCORE} * on ({BIN}) group_left () ({now} - {then}))"
-    variance = f"(1 / {num} + 1 / {num} offset 1d) * max by ({FEATURE}) ({DISPERSION})"
+    variance = f"(1 / {num} + 1 / {num} offset 1d) * max by ({FEATURE}) ({MEASURED_DISPERSION})"
     alike = evaluator.evaluate(f"max by ({FEATURE}) (abs({moved} / {EACH}sqrt({variance}))) <= {ALARM_Z}")
     hushed = {
         dict(labels)["feature"]: np.repeat(~np.isnan(row), COARSE)[: one.counts[0].shape[1]]
