@@ -74,11 +74,12 @@ class Admission:
         else:
             served, choice = call.served, call.choice
             series = plane.metrics.series(served.name, served.version)
-            route = served.name if choice is None else choice.route
-            plane.metrics.routed(route, served.label, _kind(self._ask, served, choice))
+            if choice is None:
+                series.unrouted["pinned" if self._ask.version else "latest"].inc()
+            else:
+                plane.metrics.routed(choice.route, served.label, _kind(served, choice))
             if outcome is OK:
-                for stage, stage_s in zip(series.stages, call.stages, strict=True):
-                    stage.observe(stage_s)
+                series.stages.observe(call.stages)
         series.requests[protocol][outcome.status].inc()
         if outcome is OK or outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
             series.duration[protocol].observe(took_s)
@@ -89,10 +90,8 @@ class Admission:
         return outcome_of(exc)
 
 
-def _kind(ask: Ask, served: "Served", choice: Choice | None) -> str:
-    """Who chose the version, for metrics: the client, nobody, or the route in one of its ways."""
-    if choice is None:
-        return "pinned" if ask.version else "latest"
+def _kind(served: "Served", choice: Choice) -> str:
+    """How the route chose who served, for metrics."""
     target = choice.target
     chosen = served.name == target.model and target.version in (None, int(served.version))
     return choice.kind if chosen else "fallback"

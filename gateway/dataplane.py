@@ -339,7 +339,8 @@ class DataPlane:
     def _observation(self, served: Served) -> Callable[[Sequence[Entry], Result], None]:
         if not self.settings.counting:
             return lambda _, __: None
-        observation = self._observations[served] = Observation(served, self.metrics, self._reservoir(served))
+        per_s, reservoir = self.settings.observed_per_s, self._reservoir(served)
+        observation = self._observations[served] = Observation(served, self.metrics, per_s, reservoir)
         return observation.add
 
     def _reservoir(self, served: Served) -> Reservoir | None:

@@ -17,11 +17,12 @@ from contract.profile import PREDICTION, Bin, Feature
 from gateway.exposition import Lined, Registry, head, title
 from gateway.fact import VersionFacts
 from gateway.outcome import STATUSES
-from gateway.timing import Count, Counters, Histograms
+from gateway.timing import Count, Counters, Histograms, RowHistograms
 
 PROTOCOLS = ("predict", "v2_http", "v2_grpc")
 STAGES = ("admit", "preprocess", "queue", "upstream", "postprocess")
 SHED_REASONS = ("capacity", "deadline")
+UNROUTED = ("pinned", "latest")  # who chose the version where no route did: the client, or nobody
 OTHER = "other"
 
 # From 0.5 ms, below which one hop on a host can't be told from another, to the default deadline.
@@ -56,13 +57,17 @@ class VersionSeries:
         self.duration = {
             protocol: metrics.duration.child_with(threshold_s, name, version, protocol) for protocol in PROTOCOLS
         }
-        self.stages = tuple(metrics.stage.child(name, stage) for stage in STAGES)
+        self.stages = metrics.stage.rows(name)
+        self.unrouted = {
+            kind: metrics.route.child(name, f"{name}/{version}", kind) for kind in UNROUTED if version != OTHER
+        }
         self.inflight = metrics.hand(name)
         self.batch_size = metrics.batch_size.child(name)
         self.attempts = metrics.attempts.child(name)
         self.retries = metrics.retries.child(name)
         self.shed = {reason: metrics.shed.child(name, reason) for reason in SHED_REASONS}
         self.observation_errors = metrics.observation_errors.child(name)
+        self.unobserved = metrics.unobserved.child(name)
 
 
 class Metrics:
@@ -81,11 +86,12 @@ class Metrics:
             ("model", "version", "protocol"),
             _BUCKETS,
         )
-        self.stage = Histograms(
+        self.stage = RowHistograms(
             "gateway_stage_duration_seconds",
             "Time a request spent in each stage; the stages add up to the request.",
             ("model", "stage"),
             _STAGE_BUCKETS,
+            STAGES,
         )
         self.batch_size = Histograms("gateway_batch_size", "Samples in one call to Triton.", ("model",), _BATCH_BUCKETS)
         self.shed = Counters("gateway_shed_total", "Requests turned away before Triton saw them.", ("model", "reason"))
@@ -105,10 +111,15 @@ class Metrics:
             "Batches whose features couldn't be counted; the requests were answered.",
             ("model",),
         )
+        self.unobserved = Counters(
+            "gateway_unobserved_samples_total",
+            "Samples whose features weren't counted, for enough of that second's were.",
+            ("model",),
+        )
         self.features = FeatureCounts()
         for collector in (
             *(self.requests, self.duration, self.stage, self.batch_size, self.shed, self.attempts),
-            *(self.retries, self.route, self.observation_errors, self.features),
+            *(self.retries, self.route, self.observation_errors, self.unobserved, self.features),
         ):
             registry.register(collector)
         self.inflight = Gauge("gateway_inflight_requests", "Requests in hand.", ("model",), registry=registry)
@@ -164,9 +175,6 @@ class Metrics:
         for known in (version, OTHER):  # a version that a client names wrongly is `other`
             if (name, known) not in self._series:
                 self._series[name, known] = VersionSeries(self, name, known, threshold_s)
-        if name != OTHER:
-            for kind in ("pinned", "latest"):
-                self.route.child(name, f"{name}/{version}", kind)
 
 
 _BIN_LABELS = ("model", "version", "feature", "bin", "tail")

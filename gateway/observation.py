@@ -1,11 +1,13 @@
-"""Counts the features of what was inferred, some batches at a time.
+"""Counts the features of what was inferred, some batches at a time, and not more of them than drift has use for.
 
 What numpy costs for one sample it costs for a hundred. So batches are put aside and counted together: soon, but not
-between a request and its answer.
+between a request and its answer. Shares need a sample, not every sample: of a busy version so many a second are
+counted, in whole batches, and the rest is counted as unobserved. Which ones doesn't depend on what is in them.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,11 +26,19 @@ _MAX_BYTES = 4 * 1024 * 1024
 
 
 class Observation:
-    """What waits to be counted of one version. What is lost with a process is at most a tenth of a second's counts."""
+    """What waits to be counted of one version. What is lost with a process is at most a tenth of a second's counts.
 
-    def __init__(self, served: Served, metrics: Metrics, reservoir: Reservoir | None = None) -> None:
+    No more than `samples_per_s` are counted in the long run, and as many at once after a second of less.
+    """
+
+    def __init__(
+        self, served: Served, metrics: Metrics, samples_per_s: int, reservoir: Reservoir | None = None
+    ) -> None:
         assert served.observer is not None
         self.reservoir = reservoir
+        self._per_s = self._allowance = float(samples_per_s)
+        self._added = time.monotonic()
+        self._unobserved = metrics.series(served.name, served.version).unobserved
         self._served = served
         self._observer = served.observer
         self._metrics = metrics
@@ -37,7 +47,14 @@ class Observation:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, batch: Sequence[Entry], result: Result) -> None:
-        """Put a batch aside."""
+        """Put a batch aside, or leave it out."""
+        now = time.monotonic()
+        self._allowance = min(self._allowance + (now - self._added) * self._per_s, self._per_s)
+        self._added = now
+        if self._allowance <= 0:
+            self._unobserved.inc(result.num_samples)
+            return
+        self._allowance -= result.num_samples  # below 0, if need be: large batches are counted as readily as small ones
         first = batch[0].tensors
         signature = tuple((name, array.shape[1:]) for name, array in (*first.items(), *result.outputs.items()))
         # The arrays alone are kept: the requests that they came with can go.

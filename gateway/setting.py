@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     shared_memory_bytes: int | None = Field(default=None, ge=0)  # per Triton; None: 32 MiB for one on this host
     upstream_calls: int = Field(default=2, ge=1)  # in flight per version and signature, of all processes together
     preprocess_threads: int = Field(default=2, ge=1)
+    # Samples a second of each version whose features are counted, in the long run; more of them tell nothing more.
+    observed_per_s: int = Field(default=2000, ge=1)
     # Requests that show a drift: none, their ids and bins, or their inputs too. In memory, but whoever can reach the
     # gateway can read them: see docs/drift.md before switching it on.
     examples: Literal["off", "ids", "inputs"] = "off"

@@ -8,16 +8,22 @@ scrape takes what it needs of a series in one step of the interpreter, which not
 number, or a copy of a histogram's whole list. That copy is a state which the series really had, and all that is
 exported of the series is derived from it, so cumulative counts never fall and `_count` is the `+Inf` bucket. Of an
 observation being made, the bucket may be in the copy already and the sum not yet: the sum lags by one at most.
+
+Histograms that are always observed together, a request's stages, cost less still: their values are put aside, and
+numpy counts some hundreds as fast as one. A scrape counts what was put aside into a copy, so that it misses nothing.
 """
 
 import re
 from abc import abstractmethod
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from math import inf
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
@@ -26,6 +32,8 @@ from gateway.exposition import Lined, head, title
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+
+_MOST_ROWS = 512  # put aside: 20 KiB of five stages
 
 S = TypeVar("S")
 
@@ -59,6 +67,56 @@ class Series:
             cells = self.cells
             cells[bisect_left(self.bounds, value)] += 1
             cells[-1] += value
+
+
+class Rows:
+    """Series of a family that are observed together, a value each."""
+
+    __slots__ = ("_bounds", "_most", "_num", "_state")
+
+    def __init__(self, bounds: Sequence[float], num: int) -> None:
+        self._bounds, self._num, self._most = np.array(bounds), num, num * _MOST_ROWS
+        # What is counted, and the values put aside: one tuple, so that a scrape sees each value on one side only.
+        self._state = (np.zeros((num, len(bounds) + 1)), array("d"))
+
+    def observe(self, values: Sequence[float]) -> None:
+        """Count a value of each series, in their order."""
+        waiting = self._state[1]
+        waiting.extend(values)
+        if len(waiting) >= self._most:
+            self._state = (self.cells(), array("d"))
+
+    def cells(self) -> NDArray[np.float64]:
+        """Of each series what `Series.cells` holds, with all that was put aside."""
+        counted, waiting = self._state
+        if not waiting:
+            return counted
+        cells = counted.copy()
+        values = np.array(waiting[:]).reshape(-1, self._num)
+        for row, column in zip(cells, values.T, strict=True):
+            known = column[np.isfinite(column)]
+            row[:-1] += np.bincount(np.searchsorted(self._bounds, known), minlength=len(self._bounds))
+            row[-1] += known.sum()
+        return cells
+
+
+class Column:
+    """One series of `Rows`, for whoever exports it."""
+
+    __slots__ = ("_number", "_rows", "bounds", "le")
+
+    def __init__(self, rows: Rows, number: int, bounds: Sequence[float], le: Sequence[str]) -> None:
+        self._rows, self._number = rows, number
+        self.bounds, self.le = bounds, le
+
+    @property
+    def cells(self) -> list[float]:
+        """A copy of what `Series.cells` would hold."""
+        cells: list[float] = self._rows.cells()[self._number].tolist()
+        return cells
+
+
+H = TypeVar("H", bound=Series | Column)
 
 
 class _Family(Lined, Generic[S]):
@@ -151,8 +209,8 @@ class Counters(_Family[Count]):
         return (child.value,)
 
 
-class Histograms(_Family[Series]):
-    """A histogram by labels; `buckets` are upper bounds, rising, and end at +Inf whether they say so or not."""
+class _HistogramFamily(_Family[H]):
+    """What is exported of a histogram, however it is observed."""
 
     def __init__(self, name: str, documentation: str, label_names: Sequence[str], buckets: Iterable[float]) -> None:
         super().__init__(name, documentation, label_names, reserved=("le",))
@@ -162,6 +220,26 @@ class Histograms(_Family[Series]):
         if len(bounds) < 2 or not all(low < high for low, high in pairwise(bounds)):  # NaN is less than nothing
             raise ValueError(f"metric {name}: expected buckets that rise, at least one besides +Inf, got {bounds}")
         self._bounds, self._le = bounds, _le(bounds)
+
+    def _family(self) -> Metric:
+        return HistogramMetricFamily(self.name, self.documentation)
+
+    def _samples(self, labels: dict[str, str], child: H) -> Iterable[Sample]:
+        bucket = f"{self.name}_bucket"
+        named = [*((bucket, {**labels, "le": le}) for le in child.le), (f"{self.name}_count", labels)]
+        if child.bounds[0] >= 0:
+            named.append((f"{self.name}_sum", labels))
+        return [Sample(*each, value) for each, value in zip(named, self._values(child), strict=True)]
+
+    def _values(self, child: H) -> Iterable[float]:
+        *counts, total = child.cells.copy()
+        cumulative = list(accumulate(counts))
+        # With negative values a sum may fall, which would look like a restart.
+        return [*cumulative, cumulative[-1], *([total] if child.bounds[0] >= 0 else [])]
+
+
+class Histograms(_HistogramFamily[Series]):
+    """A histogram by labels; `buckets` are upper bounds, rising, and end at +Inf whether they say so or not."""
 
     def child_with(self, bound: float, *labels: str) -> Series:
         """The series of these label values; when it is made now, with a bucket more."""
@@ -174,21 +252,34 @@ class Histograms(_Family[Series]):
     def _new(self) -> Series:
         return Series(self._bounds, self._le)
 
-    def _family(self) -> Metric:
-        return HistogramMetricFamily(self.name, self.documentation)
 
-    def _samples(self, labels: dict[str, str], child: Series) -> Iterable[Sample]:
-        bucket = f"{self.name}_bucket"
-        named = [*((bucket, {**labels, "le": le}) for le in child.le), (f"{self.name}_count", labels)]
-        if child.bounds[0] >= 0:
-            named.append((f"{self.name}_sum", labels))
-        return [Sample(*each, value) for each, value in zip(named, self._values(child), strict=True)]
+class RowHistograms(_HistogramFamily[Column]):
+    """A histogram by labels, the last of which has the values `columns`, and those are observed together."""
 
-    def _values(self, child: Series) -> Iterable[float]:
-        *counts, total = child.cells.copy()
-        cumulative = list(accumulate(counts))
-        # With negative values a sum may fall, which would look like a restart.
-        return [*cumulative, cumulative[-1], *([total] if child.bounds[0] >= 0 else [])]
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        label_names: Sequence[str],
+        buckets: Iterable[float],
+        columns: Sequence[str],
+    ) -> None:
+        super().__init__(name, documentation, label_names, buckets)
+        self._columns = tuple(columns)
+        self._rows: dict[tuple[str, ...], Rows] = {}
+
+    def rows(self, *labels: str) -> Rows:
+        """The series of these values of all labels but the last, made at 0 when there are none; to be kept."""
+        found = self._rows.get(labels)
+        if found is None:
+            self._check((*labels, ""))
+            found = self._rows[labels] = Rows(self._bounds, len(self._columns))
+            for number, column in enumerate(self._columns):
+                self._children[*labels, column] = Column(found, number, self._bounds, self._le)
+        return found
+
+    def _new(self) -> Column:
+        raise NotImplementedError("a column is made with its row")
 
 
 def _le(bounds: Iterable[float]) -> list[str]:

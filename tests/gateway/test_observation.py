@@ -91,3 +91,16 @@ async def test_examples_show_the_requests_behind_a_drift(serve: Any) -> None:
     assert all(example["request_id"].startswith("white-") and example["inputs"] == {} for example in examples)
     assert unknown.status_code == 400
     assert "expected one of the features" in unknown.json()["error"]
+
+
+async def test_of_a_busy_version_a_sample_is_counted_and_the_rest_said(serve: Any) -> None:
+    images = pixels(40)
+    async with serve(observed_per_s=1) as gateway:
+        await ask_v2(gateway, images)
+        await gateway.settle()
+        counted = sum(value for key, value in bins(gateway).items() if key[0] == "brightness")
+        left_out = gateway.metric("gateway_unobserved_samples_total", model="tiny")
+        answered = gateway.metric("gateway_requests_total", model="tiny", code="200")
+
+    assert answered == len(images) == counted + left_out
+    assert 1 <= counted < len(images)

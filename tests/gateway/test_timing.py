@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.registry import Collector
 
-from gateway.timing import Counters, Histograms
+from gateway.timing import Counters, Histograms, RowHistograms
 
 BUCKETS = (0.0005, 0.001, 0.25, 1.0, 2.5, 1e7)
 LABELS = ("model", "code")
@@ -173,3 +173,40 @@ def test_a_series_may_have_a_bucket_more(values: list[float], bound: float) -> N
     theirs.labels("it")
     assert exported(ours) == exported(theirs)
     assert ours.child_with(1.5, "it") is ours.child("it")
+
+
+@given(st.lists(st.tuples(numbers | st.sampled_from([nan, inf]), numbers), max_size=3), st.integers(0, 1200))
+def test_what_is_observed_together_is_exported_as_one_by_one(rows: list[tuple[float, float]], more: int) -> None:
+    together = RowHistograms("took_seconds", "How long.", ("model", "stage"), BUCKETS, ("queue", "upstream"))
+    single = Histograms("took_seconds", "How long.", ("model", "stage"), BUCKETS)
+    observed = together.rows("m")
+    assert observed is together.rows("m")
+    series = [single.child("m", stage) for stage in ("queue", "upstream")]
+    for row in [*rows, *[(0.25, 0.5)] * more]:
+        observed.observe(row)
+        for each, value in zip(series, row, strict=True):
+            each.observe(value)
+    ours, theirs = (next(iter(each.collect())).samples for each in (together, single))
+    assert [sample[:2] for sample in ours] == [sample[:2] for sample in theirs]
+    assert [sample.value for sample in ours] == pytest.approx([sample.value for sample in theirs])
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_a_scrape_loses_nothing_of_what_waits_to_be_counted() -> None:
+    histograms = RowHistograms("took_seconds", "How long.", ("model", "stage"), (1, 2), ("queue", "upstream"))
+    rows = histograms.rows("m")
+    seen: list[float] = []
+    done = threading.Event()
+
+    def scrape() -> None:
+        while not done.is_set():
+            seen.append(sum(rows.cells()[0][:-1]))
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    for _ in range(20_000):
+        rows.observe((0.5, 1.5))
+    done.set()
+    thread.join(timeout=10)
+    assert seen == sorted(seen)
+    assert rows.cells().tolist() == [[20_000, 0, 0, 10_000], [0, 20_000, 0, 30_000]]
