@@ -72,7 +72,7 @@ def recipe_rows(root: Path) -> list[RecipeRow]:
 
 def _recipe_row(repository: Repository, recipe: "Recipe") -> RecipeRow:
     made = None
-    for version in reversed(repository.versions(recipe.model)):
+    for version in reversed(repository.servable(recipe.model)):
         with suppress(ContractError):
             contract = repository.contract(recipe.model, version)
             if contract.provenance.config.get("recipe") == recipe.name:

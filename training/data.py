@@ -4,6 +4,7 @@ The inputs are what the gateway's preprocessing makes of the same sample, so not
 serving; arithmetic on them is the network's own.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -71,6 +72,19 @@ class Dataset:
         return self if num_train is None else replace(self, train=self.train.take(slice(num_train)))
 
 
+def digest(splits: Mapping[str, Split], files: Mapping[str, bytes]) -> str:
+    """SHA-256 of all that splits and files hold: for data whose making has too many parts for each to be named."""
+    state = hashlib.sha256()
+    for name, part in splits.items():
+        named = {"inputs": part.inputs, "targets": {"": part.targets}, "observed": part.observed, "lesson": part.lesson}
+        for kind, arrays in named.items():
+            for key, array in arrays.items():
+                state.update(f"{name} {kind} {key} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    for name, content in files.items():
+        state.update(f"{name} {len(content)}\n".encode() + content)
+    return state.hexdigest()
+
+
 def several(targets: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """Targets `[M, ...]` by name as one structured array `[M]`: `array[name]` is `[M, ...]` again."""
     sizes = {len(array) for array in targets.values()}
@@ -92,3 +106,19 @@ def split(samples: Split, num_validation: int, seed: int) -> tuple[Split, Split]
         raise ValueError(f"expected a validation split of 1 to {len(samples) - 1} samples, got {num_validation}")
     order = np.random.default_rng(seed).permutation(len(samples))
     return samples.take(order[num_validation:]), samples.take(order[:num_validation])
+
+
+def grouped(
+    samples: Split, group_M: NDArray[np.intp], *, num_validation: int, num_test: int, seed: int
+) -> tuple[Split, Split, Split]:
+    """Training, validation and test split: whole groups in each, chosen by the seed.
+
+    Groups are numbered from 0, and none is divided: the sizes may differ a little from what is asked for.
+    """
+    place_M = np.argsort(np.random.default_rng(seed).permutation(group_M.max() + 1))[group_M]
+    samples, place_M = samples.take(np.argsort(place_M, kind="stable")), np.sort(place_M)
+    first, second = (int(np.searchsorted(place_M, place_M[at])) for at in (num_test, num_test + num_validation))
+    train = samples.take(slice(second, None))
+    # Groups lie together: what a quick run takes of the training split must be a mixture.
+    mixed = train.take(np.random.default_rng(seed).permutation(len(train)))
+    return mixed, samples.take(slice(first, second)), samples.take(slice(first))

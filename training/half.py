@@ -6,6 +6,7 @@ AutoCast adds is kept: a node whose tensors leave half precision's range, on rea
 Inputs and outputs keep their datatypes, so the contract holds.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,19 @@ def _join_kept(graph: onnx.GraphProto) -> None:
         before = made_by.get(node.input[0]) if node.op_type == "Cast" else None
         if before is not None and node.name.endswith(_TO_SINGLE) and before.name.endswith(_TO_HALF):
             direct[node.output[0]] = before.input[0]
-    for node in graph.node:
+    used = {output.name for output in graph.output}
+    for node in _nodes(graph):  # the body of a loop reads what lies around it
         node.input[:] = [direct.get(name, name) for name in node.input]
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        used.update(node.input)
     kept = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in used]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The graph's nodes, and those of the loops and branches in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g)

@@ -5,9 +5,8 @@ can't be guessed from its own other half: Sun et al. 2019, arXiv 1904.09223, sec
 is given as units: `[N, L]`, equal numbers from 1 for tokens of one unit, 0 for what is never hidden.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from contract.schema import TensorSpec
 from contract.tensor import Tensors
-from training.data import Dataset, Split
+from training.data import Dataset, Split, digest
 from training.evaluation import Measure, resampled
 from training.next_token import NOTHING
 
@@ -181,13 +180,12 @@ def hidden(dataset: Dataset, *, mask: int, num_special: int, seed: int) -> Datas
         ids_ML = split.inputs[ids_tensor]
         return ids_ML, np.where(ids_ML < num_special, 0, np.arange(1, ids_ML.shape[1] + 1))
 
-    return replace(
-        dataset,
-        sha256=hashlib.sha256(f"{dataset.sha256} hidden {seed}".encode()).hexdigest(),
-        train=lesson(*units(dataset.train)),
-        validation=exam(*units(dataset.validation), mask=mask, seed=seed),
-        test=exam(*units(dataset.test), mask=mask, seed=seed),
-    )
+    splits = {
+        "train": lesson(*units(dataset.train)),
+        "validation": exam(*units(dataset.validation), mask=mask, seed=seed),
+        "test": exam(*units(dataset.test), mask=mask, seed=seed),
+    }
+    return Dataset(name=dataset.name, sha256=digest(splits, dataset.files), files=dataset.files, **splits)
 
 
 def found(outputs: Tensors, targets: NDArray[Any]) -> list[Measure]:

@@ -52,10 +52,16 @@ class Package:
     def read(self, data_dir: Path | None) -> dict[str, bytes]:
         """Content of the files by their path in the package, sorted.
 
-        Looked for in the given folder, on this machine, and in earlier downloads; then the package is fetched. Raises
-        DataNotFound when that fails, DataInvalid when the folder given holds other files, or the package does.
+        Looked for in the given folder alone, or else on this machine and in earlier downloads; then the package is
+        fetched. Raises DataNotFound when that fails or the folder holds none of them, DataInvalid when it holds other
+        files, or the package does.
         """
-        if data_dir is not None and (found := self._below(data_dir)):
+        if data_dir is not None:
+            if not (found := self._below(data_dir)):
+                raise DataNotFound(
+                    f"{data_dir}: expected files {', '.join(self.members)}, got none of them: name a folder that holds "
+                    "the data, or leave --data out"
+                )
             return self._verified(found, str(data_dir))
         folder = self.place()
         if folder is not None:

@@ -47,8 +47,14 @@ class Source:
     def read(self, data_dir: Path | None) -> dict[str, bytes]:
         """Unpacked content of every file by name.
 
-        Raises DataNotFound when one can't be had, DataInvalid when one isn't the file the digest was taken of.
+        Raises DataNotFound when one can't be had or a given folder holds none, DataInvalid when one isn't the file the
+        digest was taken of.
         """
+        if data_dir is not None and not any(path.is_file() for file in self.files for path in _paths(data_dir, file)):
+            raise DataNotFound(
+                f"{data_dir}: expected files {', '.join(file.name for file in self.files)}, packed as .gz or not, got "
+                "none of them: name a folder that holds the data, or leave --data out"
+            )
         return {file.name: self._read(file, self.folders(data_dir)) for file in self.files}
 
     def digest(self) -> str:
@@ -58,7 +64,7 @@ class Source:
 
     def _read(self, file: DataFile, folders: Sequence[Path]) -> bytes:
         for folder in folders:
-            for path in (folder / f"{file.name}.gz", folder / file.name):
+            for path in _paths(folder, file):
                 if path.is_file():
                     return _verified(file, path.read_bytes(), str(path))
         try:
@@ -74,6 +80,10 @@ class Source:
         with contextlib.suppress(OSError, LockTimeout), exclusive(cache / "lock", f"the folder {cache}"):
             write_atomically(cache / f"{file.name}.gz", packed)
         return content
+
+
+def _paths(folder: Path, file: DataFile) -> tuple[Path, Path]:
+    return folder / f"{file.name}.gz", folder / file.name
 
 
 def cache_dir() -> Path:

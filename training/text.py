@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -204,8 +204,13 @@ class TextTask:
         return text_dataset(self.splits(data_dir), self.preprocess, self.inputs, self.num_tokens)
 
     def baseline(self, dataset: Dataset) -> float:
-        """Accuracy of logistic regression on the words of the raw texts, none of them cut off."""
-        return tfidf_accuracy(self.splits(None))
+        """Accuracy of logistic regression on the words of the raw texts, none of them cut off.
+
+        It learns from as many texts as the data set does, and is judged by as many: the first ones, as `limited` takes.
+        """
+        whole = self.splits(None)
+        train, test = whole.train.take(range(len(dataset.train))), whole.test.take(range(len(dataset.test)))
+        return tfidf_accuracy(replace(whole, train=train, test=test))
 
 
 def _without_rare_characters(texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:

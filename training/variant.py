@@ -65,7 +65,7 @@ def parent_of(repository: Repository, model: str, version: int | None) -> Contra
 
     Raises ContractError, and PublishFailed for a version that was lowered already.
     """
-    for number in [version] if version is not None else reversed(repository.versions(model)):
+    for number in [version] if version is not None else reversed(repository.servable(model)):
         contract = repository.contract(model, number, verified=True)
         if VARIANT not in contract.provenance.config:
             return contract

@@ -15,27 +15,12 @@ from contract.golden import Golden
 from contract.profile import PREDICTION
 from serving.error import EngineUnavailable
 from serving.gpu import find_gpu
+from tests.sample import few_samples
 from tidegate.compiling import Compiler
 from training import recipe as catalogue
 from training.data import Dataset
 from training.pipeline import run
 from training.recipe import Recipe
-
-NUM_TRAIN, NUM_JUDGED = 512, 48
-
-
-_datasets: dict[object, Dataset] = {}
-
-
-def few_samples(recipe: Recipe) -> Dataset:
-    """Some of the real data, loaded once for all recipes that learn from it."""
-    owner = getattr(recipe.load, "__self__", recipe.load)
-    key = id(owner), getattr(recipe.load, "__name__", "")
-    if key not in _datasets:
-        whole = recipe.load(None)
-        validation, test = (part.take(slice(NUM_JUDGED)) for part in (whole.validation, whole.test))
-        _datasets[key] = replace(whole, train=whole.train.take(slice(NUM_TRAIN)), validation=validation, test=test)
-    return _datasets[key]
 
 
 def smallest(recipe: Recipe) -> Recipe:

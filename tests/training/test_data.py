@@ -5,13 +5,14 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from training.data import Split, split
+from training.data import Split, digest, grouped, split
 from training.dataset import fashion_mnist
 from training.error import DataInvalid, DataNotFound
 from training.source import DataFile, Source
@@ -49,6 +50,42 @@ def test_a_split_that_leaves_nothing_is_refused() -> None:
         Split(inputs={"x": np.arange(3)}, targets=np.arange(2))
 
 
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 9), min_size=20, max_size=40), st.integers(0, 2**32))
+def test_a_group_is_in_one_split(groups: list[int], seed: int) -> None:
+    group = np.unique(groups, return_inverse=True)[1]
+    samples = Split(inputs={"x": np.arange(len(group))}, targets=group)
+    largest = int(np.bincount(group).max())
+    assume(len(group) > 3 * largest)
+    parts = grouped(samples, group, num_validation=largest, num_test=largest, seed=seed)
+    assert sorted(np.concatenate([part.inputs["x"] for part in parts])) == list(range(len(group)))
+    assert sum(len(set(part.targets)) for part in parts) == len(set(groups))
+    assert len(parts[2]) <= largest
+    assert len(parts[1]) + len(parts[2]) <= 2 * largest
+
+
+def test_a_digest_is_of_all_that_is_in_the_splits() -> None:
+    def made(**changes: Any) -> str:
+        parts = {"inputs": {"x": np.arange(6)}, "targets": np.arange(6), **changes.pop("part", {})}
+        train = Split(**parts)
+        splits = {"train": train.take(slice(4)), "test": train.take(slice(4, None)), **changes.pop("splits", {})}
+        return digest(splits, {"a": b"1", **changes})
+
+    part = Split(inputs={"x": np.arange(6)}, targets=np.arange(6))
+    others = [
+        made(),
+        made(part={"inputs": {"x": np.arange(6, dtype=np.int32)}}),
+        made(part={"inputs": {"y": np.arange(6)}}),
+        made(part={"targets": np.arange(6)[::-1]}),
+        made(part={"lesson": {"x": np.arange(6)}}),
+        made(part={"observed": {"x": np.arange(6.0)}}),
+        made(splits={"train": part.take(slice(3)), "test": part.take(slice(3, None))}),
+        made(a=b"2"),
+    ]
+    assert len(set(others)) == len(others)
+    assert made() == made()
+
+
 @pytest.mark.parametrize("name", ["file", "file.gz"])
 def test_a_file_is_found_where_the_user_says_packed_or_not(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(CONTENT) if name.endswith("gz") else CONTENT)
@@ -64,9 +101,18 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         source().read(tmp_path)
 
 
-def test_a_missing_file_says_how_to_get_it(tmp_path: Path) -> None:
+def test_a_missing_file_says_how_to_get_it() -> None:
     with pytest.raises(DataNotFound, match=r"apt-get install dataset-test.*--data"):
-        source().read(tmp_path)
+        source().read(None)
+
+
+def test_a_folder_that_holds_none_of_the_files_is_said_to_hold_none(tmp_path: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / "file").write_bytes(CONTENT)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataNotFound, match=r": expected files file, packed .* got none of them: name a folder"):
+            source().read(folder)
+    assert source().read(None) == {"file": CONTENT}
 
 
 @pytest.fixture

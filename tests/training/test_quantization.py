@@ -139,12 +139,13 @@ def test_an_overflow_that_no_sample_showed_is_caught_and_its_node_named(tmp_path
 
 
 def write_masked(path: Path) -> Path:
-    """`x` `[N, 5]` plus a constant, masked with infinity, in the body of a loop that reads a tensor from outside."""
+    """`x` `[N, 5]` plus a constant, masked with infinity, in the body of a loop that reads tensors from outside."""
     floats = {"two": np.array(2, np.float32), "low": np.array(-np.inf, np.float32)}
     step = helper.make_graph(
         [
             helper.make_node("Where", ["positive", "carried", "low"], ["masked"]),
-            helper.make_node("Softmax", ["masked"], ["next"]),
+            helper.make_node("Softmax", ["masked"], ["share"]),
+            helper.make_node("Mul", ["share", "weight"], ["next"]),
         ],
         "step",
         [
@@ -157,6 +158,7 @@ def write_masked(path: Path) -> Path:
         helper.make_node("MatMul", ["x", "matrix"], ["product"], name="product"),
         helper.make_node("Add", ["product", "two"], ["moved"], name="moved"),
         helper.make_node("Greater", ["moved", "two"], ["positive"], name="positive"),
+        helper.make_node("Cast", ["positive"], ["weight"], to=TensorProto.FLOAT, name="weight"),
         helper.make_node("Scan", ["moved", "rows"], ["y"], num_scan_inputs=1, body=step, name="loop"),
     ]
     rng = np.random.default_rng(1)

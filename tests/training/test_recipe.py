@@ -1,10 +1,15 @@
+import math
 from dataclasses import replace
 
 import pytest
 
 from contract.schema import EmbeddingPostprocess
+from tests.sample import few_samples
 from training.error import RecipeNotFound
 from training.recipe import find, names
+
+# Of the metrics that aren't shares of samples.
+RANGES = {"bleu": (0.0, 100.0), "perplexity": (1.0, math.inf), "qlike": (0.0, math.inf)}
 
 
 def test_an_unknown_recipe_names_those_near_it() -> None:
@@ -22,6 +27,17 @@ def test_a_recipe_says_what_it_is(name: str) -> None:
     for form in (recipe, recipe.quick()):
         assert form.gates
         assert form.describe()["recipe"] == form.name
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline"), [(name, baseline) for name in names() for baseline in find(name).baselines]
+)
+def test_a_baseline_is_a_value_of_the_first_metric(name: str, baseline: str) -> None:
+    recipe = find(name)
+    value = recipe.baselines[baseline](few_samples(recipe))
+    low, high = RANGES.get(recipe.gates[0].metric, (0.0, 1.0))
+    assert math.isfinite(value)
+    assert low <= value <= high
 
 
 def test_a_quick_recipe_keeps_to_its_own_folder() -> None:

@@ -183,10 +183,12 @@ def test_messages_are_cleaned_and_kept_apart() -> None:
     for english, french in (
         ("_Open", "_Ouvrir"), ("~Open...", "~Ouvrir..."), ("Go  on", "Continuer"), ("OK", "OK"), ("%1", "%2"),
         ("<b>Bold</b>", "<b>Gras</b>"), ("Page 1", "Page nº 1"), ("page 2:", "page nº 2 :"), ("Empty", ""),
+        ("~Get %EXTENSION_NAME", "L'o_btenir : %EXTENSION_NAME"), ("%A_B $error_message$ ~x", "%A_B $error_message$"),
     ):  # fmt: skip
         file.append(polib.MOEntry(msgid=english, msgstr=french, msgctxt="a dialog"))
     found = pairs({"a.mo": file.to_binary()})
     assert found == [
+        ("%A_B $error_message$ x", "%A_B $error_message$"), ("Get %EXTENSION_NAME", "L'obtenir : %EXTENSION_NAME"),
         ("Go on", "Continuer"), ("Open", "Ouvrir"), ("Open...", "Ouvrir..."), ("Page 1", "Page nº 1"),
         ("page 2:", "page nº 2 :"),
     ]  # fmt: skip

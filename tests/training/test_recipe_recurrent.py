@@ -79,12 +79,6 @@ def test_both_ways_is_torchs_own_bidirectional_lstm() -> None:
         torch.testing.assert_close(answers(built, [text], 7), built.head(states.mean(dim=1)))
 
 
-def test_an_id_that_is_no_tokens_is_an_unknown_token() -> None:
-    built = network("gru", False, "mean")
-    strange, unknown = answers(built, [[5, NUM_TOKENS, -1, 2**31 - 1], [5, *[UNKNOWN_ID] * 3]], 6)
-    torch.testing.assert_close(strange, unknown)
-
-
 def test_unknown_tokens_are_learned_from_while_training_alone() -> None:
     built = RecurrentClassifier(
         "gru", num_tokens=9, embedding_size=4, state_size=4, num_classes=2, pooling="mean", token_dropout=0.5

@@ -69,9 +69,11 @@ def test_bases_that_are_not_known_are_alike_and_what_is_too_long_does_not_count(
     assert not torch.allclose(network(ids_NL.flip(1)), logits_NK)
 
 
-def test_no_person_is_there_twice_in_a_split_of_adult() -> None:
+def test_people_who_are_alike_are_in_one_split_of_adult() -> None:
     train, validation, test = splits(loaded("adult"), "row")
     assert (len(train), len(validation), len(test)) == (34_790, 4_000, 10_000)
+    kinds = [{row.tobytes() for row in rows} for rows in (train, validation, test)]
+    assert sum(map(len, kinds)) == len(set.union(*kinds))
     unseen = np.array([len(known) for known in adult.CATEGORIES.values()])
     index = train[:, len(adult.NUMBERS) :]
     assert (index <= unseen).all()
@@ -116,6 +118,7 @@ def test_a_category_that_is_not_known_is_the_unseen_one() -> None:
 
 def test_no_day_of_the_market_is_in_two_splits_and_none_sees_the_future() -> None:
     dataset = loaded("market")
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (2_979, 595, 1_262)
     rows = [row.reshape(-1, 2, market.NUM_DAYS) for row in splits(dataset, "row")]
     days = [set(map(tuple, row.transpose(0, 2, 1).reshape(-1, 2).tolist())) for row in rows]
     assert sum(map(len, days)) == len(set.union(*days))
@@ -180,8 +183,16 @@ def towers() -> TwoTowers:
     torch.manual_seed(0)
     return TwoTowers(
         num_recent=3, num_genders=2, num_occupations=4, num_films=NUM_FILMS, num_candidates=10, width=8, hidden=4,
-        dropout=0.5,
+        dropout=0.5, dropped=0.5,
     ).eval()  # fmt: skip
+
+
+def test_a_person_of_whom_nothing_is_known_is_learned() -> None:
+    network = towers().train()
+    network(torch.tensor([[30.0, 1, 2, 5, 6, 7]]).expand(16, -1))[0].square().sum().backward()
+    gender, occupation, age = (getattr(network.person, name).weight.grad for name in ("gender", "occupation", "age"))
+    for missing in (gender[2], occupation[4], age[:, 1]):
+        assert missing.abs().sum() > 0
 
 
 def test_films_just_seen_are_not_named_and_people_do_not_mix() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.dataset.function import LABELS, LEVEL_WIDTH, NUM_LEVELS, Tree, functions, label, load, read
 from training.error import DataInvalid, DataNotFound
-from training.network.tree_lstm import TreeLstm
+from training.network.tree_lstm import UNKNOWN, TreeLstm
 
 NUM_KINDS, LEVELS, WIDTH = 9, 4, 5
 MODULE = """
@@ -34,7 +34,7 @@ def one(source: str) -> ast.FunctionDef | ast.AsyncFunctionDef:
 
 def network() -> TreeLstm:
     torch.manual_seed(3)
-    return TreeLstm(num_kinds=NUM_KINDS, num_classes=3, width=6, dropout=0.5).eval()
+    return TreeLstm(num_kinds=NUM_KINDS, num_classes=3, width=6, dropout=0.5, dropped=0.5).eval()
 
 
 @st.composite
@@ -106,6 +106,15 @@ def test_kinds_that_it_does_not_know_and_parents_that_are_not_there_are_answered
         assert net(torch.zeros_like(kind_NLW), parent_NLW).isfinite().all()
     for other in logits_NK[1:]:
         assert torch.equal(other, logits_NK[0])
+
+
+def test_the_unknown_kind_is_learned() -> None:
+    net = network().train()
+    kind_NLW = torch.zeros(8, LEVELS, WIDTH, dtype=torch.int32)
+    kind_NLW[:, 0, 0] = 2
+    net(kind_NLW, torch.zeros_like(kind_NLW)).sum().backward()
+    assert net.kind.weight.grad is not None
+    assert net.kind.weight.grad[UNKNOWN].abs().sum() > 0
 
 
 @pytest.mark.parametrize(

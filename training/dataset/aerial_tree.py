@@ -65,7 +65,7 @@ PACKAGE = Package(
 
 
 def load(data_dir: Path | None) -> Dataset:
-    """2,295 crops of 160 x 160 to learn from, which overlap, 21 to watch, 70 to judge.
+    """2,348 crops of 160 x 160 to learn from, which overlap, 21 to watch, 70 to judge.
 
     Targets are boxes `[M, MAX_BOXES, 4]`: left, top, right, bottom as shares of the crop, zeros for none. Raises
     DataNotFound or DataInvalid.

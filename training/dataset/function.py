@@ -73,7 +73,7 @@ class Tree:
 
 
 def load(data_dir: Path | None) -> Dataset:
-    """About 7,000 trees to learn from, 1,000 to watch, 2,000 to judge; raises DataNotFound or DataInvalid."""
+    """About 7,000 trees to learn from, 700 to watch, 2,000 to judge; raises DataNotFound or DataInvalid."""
     sources = read(data_dir or Path(sysconfig.get_path("stdlib")))
     order = np.random.default_rng(SPLIT_SEED).permutation(len(sources))
     modules = [list(sources.values())[at] for at in order]

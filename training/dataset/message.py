@@ -5,7 +5,6 @@ taken out, as every language puts them elsewhere; placeholders stay. Messages th
 punctuation are in the same split, so none of the test's was seen in training in other clothes.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from contract.tensor import Tensors
-from training.data import Dataset, Split
+from training.data import Dataset, Split, digest
 from training.evaluation import Measure, counted, resampled
 from training.next_token import NOTHING
 from training.package import Package
@@ -41,6 +40,8 @@ SPECIAL = ("<pad>", "<s>", "</s>")
 NUM_TEST, NUM_VALIDATION = 1_500, 500  # messages, before those that are too long are left out
 SPLIT_SEED = 1409
 
+_MARK = re.compile(r"([%$]\(?\w+[)$]?)|[_~](?=\w)")  # a placeholder, or the mark of a keyboard shortcut
+
 Pair = tuple[str, str]
 
 
@@ -54,13 +55,9 @@ class Messages:
         """Source and target ids of every message; raises DataNotFound or DataInvalid."""
         splits = divided(pairs(PACKAGE.read(data_dir)))
         self._tokenizer = trained(text for pair in splits["train"] for text in pair)
-        identity = f"{PACKAGE.digest()} seed={SPLIT_SEED} tokens={NUM_TOKENS} length={MAX_LENGTH} {NUM_TEST}"
-        return Dataset(
-            name=NAME,
-            sha256=hashlib.sha256(identity.encode()).hexdigest(),
-            files={TOKENIZER_FILE: self._tokenizer.to_str().encode()},
-            **{name: encoded(self._tokenizer, chosen) for name, chosen in splits.items()},
-        )
+        parts = {name: encoded(self._tokenizer, chosen) for name, chosen in splits.items()}
+        files = {TOKENIZER_FILE: self._tokenizer.to_str().encode()}
+        return Dataset(name=NAME, sha256=digest(parts, files), files=files, **parts)
 
     def measure(self, outputs: Tensors, targets: NDArray[Any]) -> Sequence[Measure]:
         """BLEU and chrF of translations `translation` `[N, T]`, and the share that is the person's word for word."""
@@ -192,7 +189,7 @@ def _bleu(tokenizer: Tokenizer, written: Sequence[str], dataset: Dataset) -> flo
 
 
 def _cleaned(text: str) -> str:
-    return " ".join(re.sub(r"[_~](?=\w)", "", text).split())
+    return " ".join(_MARK.sub(lambda found: found[1] or "", text).split())
 
 
 def _has_words(english: str, french: str) -> bool:

@@ -4,7 +4,6 @@ Judged by whole names, as the CoNLL-2003 task was: a name counts where its first
 right (Tjong Kim Sang & De Meulder 2003, cs/0306050). Axes: M and N samples, L positions, T tags.
 """
 
-import hashlib
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,8 @@ from contract.place import TextPlace
 from contract.preprocess import text_preprocessor
 from contract.schema import TensorSpec, TextPreprocess
 from contract.tensor import Tensors
-from training.data import Dataset, Split, several
-from training.dataset.novel_name import TEST, TRAIN, VALIDATION, Passage, identity, passages
+from training.data import Dataset, Split, digest, several
+from training.dataset.novel_name import TEST, TRAIN, VALIDATION, Passage, passages
 from training.evaluation import Measure, resampled
 from training.masked import exam, lesson
 from training.next_token import NOTHING
@@ -53,7 +52,7 @@ def tagged(data_dir: Path | None, preprocess: TextPreprocess, inputs: tuple[Tens
     }
     ids, tags = parts["train"]
     splits["train"] = replace(splits["train"], lesson={preprocess.ids_tensor: ids, "names": _numbered(tags)})
-    return _dataset("tags", tokenizer, preprocess, splits)
+    return _dataset(tokenizer, preprocess, splits)
 
 
 def hidden(
@@ -72,7 +71,7 @@ def hidden(
     for name, (ids, tags) in parts.items():
         units = _units(ids, tags, begins_V) if whole else _units(ids, tags, np.ones_like(begins_V), names=False)
         splits[name] = lesson(ids, units) if name == "train" else exam(ids, units, mask=mask, seed=_MASK_SEED)
-    return _dataset(f"hidden whole={whole}", tokenizer, preprocess, splits)
+    return _dataset(tokenizer, preprocess, splits)
 
 
 def measure(outputs: Tensors, targets: NDArray[Any]) -> list[Measure]:
@@ -242,11 +241,6 @@ def _share(counts_N2: NDArray[np.float64]) -> float:
     return float(found / max(of, 1.0))
 
 
-def _dataset(made_for: str, tokenizer: bytes, preprocess: TextPreprocess, splits: dict[str, Split]) -> Dataset:
-    parts = f"{identity()} {hashlib.sha256(tokenizer).hexdigest()} {preprocess.model_dump_json()} {made_for}"
-    return Dataset(
-        name=NAME,
-        sha256=hashlib.sha256(parts.encode()).hexdigest(),
-        files={preprocess.tokenizer: tokenizer},
-        **splits,
-    )
+def _dataset(tokenizer: bytes, preprocess: TextPreprocess, splits: dict[str, Split]) -> Dataset:
+    files = {preprocess.tokenizer: tokenizer}
+    return Dataset(name=NAME, sha256=digest(splits, files), files=files, **splits)

@@ -6,7 +6,6 @@ in "Milsom Street". Titles are no part of a name. The network gets the text in l
 what stands around it; validation and test are other novels, in which most people are ones that it never met.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from training.dataset.novel import PACKAGE, books
+from training.dataset.novel import books
 from training.dataset.novel_gazetteer import OTHER, PLACE_TAILS, PLACES, TITLES
 
 TRAIN = ("emma", "mansfieldpark", "prideprejudice")
@@ -150,8 +149,3 @@ def _parts(words: list[str]) -> Iterator[list[str]]:
         yield words[:at]
         words = words[at:]
     yield words
-
-
-def identity() -> str:
-    """SHA-256 of what the passages and their names follow from."""
-    return hashlib.sha256(f"{PACKAGE.digest()} {sorted(PLACES)} {sorted(_NO_NAMES)} {MAX_WORDS}".encode()).hexdigest()

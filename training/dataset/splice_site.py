@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from training.data import Dataset, Split
+from training.data import Dataset, Split, grouped
 from training.package import Package
 
 LABELS = ("exon to intron", "intron to exon", "neither")  # a donor, an acceptor, no splice site
@@ -46,21 +46,16 @@ def load(data_dir: Path | None) -> Dataset:
     (content,) = PACKAGE.read(data_dir).values()
     code_ML, label_M = distinct(*_read(content))
     samples = Split(inputs={"ids": encoded(code_ML)}, targets=label_M)
-    family_M = families(code_ML)
-    order = np.random.default_rng(SPLIT_SEED).permutation(family_M.max() + 1)
-    place_M = np.argsort(order)[family_M]  # whole families, in random order
-    samples = samples.take(np.argsort(place_M, kind="stable"))
-    place_M = np.sort(place_M)
-    first, second = _cut(place_M, NUM_TEST), _cut(place_M, NUM_TEST + NUM_VALIDATION)
     identity = f"{PACKAGE.digest()} alike={NUM_ALIKE} test={NUM_TEST} validation={NUM_VALIDATION} seed={SPLIT_SEED}"
-    train = samples.take(slice(second, None))
+    train, validation, test = grouped(
+        samples, families(code_ML), num_validation=NUM_VALIDATION, num_test=NUM_TEST, seed=SPLIT_SEED
+    )
     return Dataset(
         name="primate splice sites",
         sha256=hashlib.sha256(identity.encode()).hexdigest(),
-        # Families lie together: what a quick run takes of the training split must be a mixture.
-        train=train.take(np.random.default_rng(SPLIT_SEED).permutation(len(train))),
-        validation=samples.take(slice(first, second)),
-        test=samples.take(slice(first)),
+        train=train,
+        validation=validation,
+        test=test,
         files={TOKENIZER_FILE: tokenizer()},
     )
 
@@ -118,8 +113,3 @@ def _read(content: bytes) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     code_ML = np.where(bit_ML3.any(axis=2), bit_ML3.argmax(axis=2), 3)
     label_M = np.array([_CLASSES.index(name) for name in table["Class"]])
     return code_ML.astype(np.int32), label_M.astype(np.int64)
-
-
-def _cut(place_M: NDArray[np.intp], at_least: int) -> int:
-    """The first index from `at_least` on where a family begins."""
-    return int(np.searchsorted(place_M, place_M[at_least]))

@@ -15,6 +15,9 @@ import torch.nn.functional as F  # noqa: N812 - the name that torch's own docume
 from torch import Tensor, nn
 
 from training.network.attention import Block, Kept, Slots, cached
+from training.network.vocabulary import known
+
+_OTHERWISE = 0  # bytes have no unknown token: an id that is no token's is the first one
 
 
 class Gpt(nn.Module):
@@ -50,9 +53,9 @@ class Gpt(nn.Module):
             for block in self.blocks:
                 x_NTC, _ = block(x_NTC, before_TT)
             return self._logits(x_NTC)
-        num_tokens, num_places = self.token.num_embeddings, self.place.num_embeddings
+        num_places = self.place.num_embeddings
         place_NT = length_N1.clamp(0, num_places) + place_T
-        x_NTC = self._embedded(ids_NT.clamp(0, num_tokens - 1), place_NT.clamp(max=num_places - 1))
+        x_NTC = self._embedded(ids_NT, place_NT.clamp(max=num_places - 1))
         slots = Slots(place_NT, self.place_P)
         layers: list[Kept] = []
         for block, layer in zip(self.blocks, cache.unbind(1), strict=True):
@@ -61,6 +64,7 @@ class Gpt(nn.Module):
         return self._logits(x_NTC), cached(layers)
 
     def _embedded(self, ids_NT: Tensor, place_NT: Tensor) -> Tensor:
+        ids_NT = known(ids_NT, self.token.num_embeddings, _OTHERWISE)
         embedded_NTC: Tensor = self.drop(self.token(ids_NT) + self.place(place_NT))
         return embedded_NTC
 

@@ -25,30 +25,13 @@ from training.network.chess_rule import (
     ranks,
     turned,
 )
+from training.network.residual import Block
 
 _NUM_KINDS = 12
 _NUM_PLANES = _NUM_KINDS + 4 + 1 + 2  # pieces, rights, en passant, what either side can move to
 _VALUE_PLANES = 8
 _SIXTH_RANK = 40  # its first square
 _LESS_THAN_QUEEN = -5.0  # so rare in games that nothing can be learned of it
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions and a way around them."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """The same shape again."""
-        return torch.relu(x_NCHW + self.body(x_NCHW))
 
 
 class PolicyHead(nn.Module):
@@ -102,7 +85,7 @@ class PolicyValueNetwork(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(_NUM_PLANES, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        self.blocks = nn.Sequential(*(Block(width) for _ in range(num_blocks)))
+        self.blocks = nn.Sequential(*(Block(width, width, 1) for _ in range(num_blocks)))
         self.policy = PolicyHead(width)
         self.value = ValueHead(width, value_width)
         lands = torch.zeros(len(MOVES), NUM_SQUARES)

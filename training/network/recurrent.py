@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from training.network.vocabulary import known
 from training.text import PAD_ID, UNKNOWN_ID
 
 Cell = Literal["plain", "lstm", "gru"]
@@ -56,7 +57,7 @@ class RecurrentClassifier(nn.Module):
 
     def forward(self, ids_NT: Tensor) -> Tensor:
         """Integer ids `[N, T]`, padding behind, to logits `[N, K]`; an id that is no token's is an unknown token."""
-        ids_NT = torch.where((ids_NT >= 0) & (ids_NT < self.embedding.num_embeddings), ids_NT, UNKNOWN_ID)
+        ids_NT = known(ids_NT, self.embedding.num_embeddings, UNKNOWN_ID)
         if self.training and self.token_dropout:
             dropped_NT = torch.rand(ids_NT.shape, device=ids_NT.device) < self.token_dropout
             ids_NT = torch.where(dropped_NT & (ids_NT != PAD_ID), UNKNOWN_ID, ids_NT)

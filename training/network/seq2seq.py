@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from training.network.greedy import greedy
 from training.network.lesson import by_length
 from training.network.repetition import State, repeated
+from training.network.vocabulary import known
 
 Source = tuple[Tensor, Tensor, Tensor]
 """What was read at each position `[N, S, 2 H]`, how it is found `[N, S, A]`, and whether there is any `[N, S, 1]`."""
 
 
 class SeqToSeq(nn.Module):
-    """While it learns it is shown the translation so far; served, it goes on from its own words."""
+    """While it learns it is shown the translation so far; served, it goes on from its own words.
+
+    Padding isn't read, whatever the mask says; an id that is no token's counts as padding, for no token is unknown.
+    """
 
     def __init__(
         self,
@@ -67,7 +71,8 @@ class SeqToSeq(nn.Module):
 
     def _read(self, ids_NS: Tensor, mask_NS: Tensor) -> tuple[Source, Tensor]:
         """What was read of the source, and the decoder's first state."""
-        words_SNE, seen_NS1 = self._words(ids_NS).transpose(0, 1), (mask_NS > 0).unsqueeze(2)
+        ids_NS = known(ids_NS, self.token.num_embeddings, self.pad)
+        words_SNE, seen_NS1 = self._words(ids_NS).transpose(0, 1), ((mask_NS > 0) & (ids_NS != self.pad)).unsqueeze(2)
         nothing_NH = words_SNE.new_zeros(ids_NS.shape[0], self.first.in_features)
         items = words_SNE, seen_NS1.transpose(0, 1)
         forth_SNH = repeated(lambda state, item: _read_word(self.forth, state, item), (nothing_NH,), items)

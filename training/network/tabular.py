@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation gives it
 from torch import Tensor, nn
 
+from training.network.vocabulary import known
+
 
 class NumberTokens(nn.Module):
     """A token for each number: how far it is through each bin, times that bin's vector; a missing one has its own."""
@@ -50,8 +52,7 @@ class CategoryTokens(nn.Module):
 
     def forward(self, index_NC: Tensor) -> Tensor:
         """Indices `[N, C]` as numbers to tokens `[N, C, D]`."""
-        known_NC = (index_NC >= 0) & (index_NC < self.unseen_C)  # neither holds for NaN
-        index_NC = torch.where(known_NC, index_NC, self.unseen_C).to(torch.int32)
+        index_NC = known(index_NC, self.unseen_C, self.unseen_C).to(torch.int32)
         token_NCD: Tensor = self.table(index_NC + self.first_C)
         return token_NCD
 

@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation gives it
 from torch import Tensor, nn
 
-NUM_PARTS = 4  # that a batch is cut into while it is learned from
+from training.network.lesson import in_parts
+from training.network.vocabulary import known
+from training.text import UNKNOWN_ID
+
 _STD = 0.02  # of weights at the beginning; Devlin et al. 2018
 _SURE = 10.0  # a logit beside zeros: a probability of 0.9998 among five
 
@@ -51,7 +54,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids, padded at their end, to a vector a token."""
+    """Token ids, padded at their end, to a vector a token; an id that is no token's is an unknown token."""
 
     def __init__(
         self, *, num_tokens: int, max_length: int, width: int, num_heads: int, num_layers: int, dropout: float, pad: int
@@ -67,10 +70,16 @@ class Encoder(nn.Module):
 
     def forward(self, ids_NL: Tensor) -> Tensor:
         """`[N, L]` to `[N, L, C]`; 0 at padding."""
-        real_NL = self.real(ids_NL)
-        if self.training:
-            return self._by_length(ids_NL, real_NL)
-        return self._encoded(ids_NL, real_NL) * real_NL[..., None]
+        ids_NL, real_NL = self.known(ids_NL), self.real(ids_NL)
+        if not self.training:
+            return self._encoded(ids_NL, real_NL)
+        # In parts no wider than their longest texts: half of a batch is padding.
+        length_N = (real_NL * torch.arange(1, ids_NL.shape[1] + 1, device=ids_NL.device)).amax(dim=1)
+        return in_parts(self._encoded, length_N, (ids_NL, real_NL))
+
+    def known(self, ids_NL: Tensor) -> Tensor:
+        """The ids `[N, L]` as tokens that there are."""
+        return known(ids_NL, self.token.num_embeddings, UNKNOWN_ID)
 
     def real(self, ids_NL: Tensor) -> Tensor:
         """Bool `[N, L]`: which positions are looked at. The first always is: attention to nothing is NaN."""
@@ -82,19 +91,8 @@ class Encoder(nn.Module):
         x_NLC = self.dropout(self.norm(x_NLC))
         for block in self.blocks:
             x_NLC = block(x_NLC, real_NL)
-        answer_NLC: Tensor = self.out_norm(x_NLC)
+        answer_NLC: Tensor = self.out_norm(x_NLC) * real_NL[..., None]
         return answer_NLC
-
-    def _by_length(self, ids_NL: Tensor, real_NL: Tensor) -> Tensor:
-        """The same in parts of like length, each no wider than its longest text: half of a batch is padding."""
-        length_N = (real_NL * torch.arange(1, ids_NL.shape[1] + 1, device=ids_NL.device)).amax(dim=1)
-        order_N = length_N.argsort(stable=True)
-        parts = []
-        for chosen in order_N.tensor_split(min(NUM_PARTS, len(order_N))):
-            width = int(length_N[chosen].max())
-            x_NLC = self._encoded(ids_NL[chosen, :width], real_NL[chosen, :width]) * real_NL[chosen, :width, None]
-            parts.append(F.pad(x_NLC, (0, 0, 0, ids_NL.shape[1] - width)))
-        return torch.cat(parts)[order_N.argsort()]
 
 
 class TextClassifier(nn.Module):
@@ -150,6 +148,7 @@ class MaskedWords(nn.Module):
         """
         if positions_NK is not None:
             return self._logits(ids_NL, positions_NK.clamp(min=0)), positions_NK
+        ids_NL = self.encoder.known(ids_NL)
         sooner_L = torch.arange(ids_NL.shape[1], 0, -1, device=ids_NL.device)
         position_NK = ((ids_NL == self.mask) * sooner_L).float().topk(self.num_hidden, dim=1).indices
         words_NK = self._logits(ids_NL, position_NK)[..., self.num_special :].argmax(dim=-1) + self.num_special

@@ -15,10 +15,14 @@ from training.network.attention import Block, Kept, Memory, Slots, cached
 from training.network.greedy import greedy
 from training.network.lesson import by_length
 from training.network.repetition import State
+from training.network.vocabulary import known
 
 
 class Translator(nn.Module):
-    """While it learns it is shown the translation so far; served, it goes on from its own words."""
+    """While it learns it is shown the translation so far; served, it goes on from its own words.
+
+    Padding isn't read, whatever the mask says; an id that is no token's counts as padding, for no token is unknown.
+    """
 
     def __init__(
         self,
@@ -75,10 +79,10 @@ class Translator(nn.Module):
 
     def _read(self, ids_NS: Tensor, mask_NS: Tensor) -> list[tuple[Kept, Tensor]]:
         """What each layer of the decoder can look at of the source, and where `[N, 1, 1, S]` there is something."""
-        place_S = self.place_P[: ids_NS.shape[1]]
+        ids_NS, place_S = known(ids_NS, self.token.num_embeddings, self.pad), self.place_P[: ids_NS.shape[1]]
         x_NSC = self._placed(ids_NS, place_S)
         # Of a text of nothing but padding the first position is read, for there must be something to look at.
-        seen = ((mask_NS > 0) | (place_S == 0))[:, None, None, :]
+        seen = (((mask_NS > 0) & (ids_NS != self.pad)) | (place_S == 0))[:, None, None, :]
         for block in self.encoder:
             x_NSC, _ = block(x_NSC, seen)
         read_NSC = self.read(x_NSC)

@@ -11,19 +11,21 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation gives it
 from torch import Tensor, nn
 
-EMPTY = 0  # the kind of a place without a node
+from training.network.vocabulary import known
+
+EMPTY, UNKNOWN = 0, 1  # the kinds of a place without a node, and of a node whose kind isn't known
 
 
 class TreeLstm(nn.Module):
     """Kinds and parents `INT32` `[N, L, W]` to class scores `[N, classes]`.
 
-    Kinds are from 1 to below `num_kinds`; any other above 0 is kind 1. A node whose parent's place holds none counts
-    for nothing.
+    Kinds are from 1 to below `num_kinds`; any other but 0 is the unknown one. A share `dropped` of the nodes is unknown
+    in training, so that it is learned. A node whose parent's place holds none counts for nothing.
     """
 
-    def __init__(self, *, num_kinds: int, num_classes: int, width: int, dropout: float) -> None:
+    def __init__(self, *, num_kinds: int, num_classes: int, width: int, dropout: float, dropped: float) -> None:
         super().__init__()
-        self.num_kinds, self.width = num_kinds, width
+        self.num_kinds, self.width, self.dropped = num_kinds, width, dropped
         # W x + b of the equations 3 to 6 at once, for x says no more than which kind it is.
         self.kind = nn.Embedding(num_kinds, 4 * width)
         nn.init.normal_(self.kind.weight, std=0.5)
@@ -33,8 +35,11 @@ class TreeLstm(nn.Module):
 
     def forward(self, kind_NLW: Tensor, parent_NLW: Tensor) -> Tensor:
         """From the deepest level to the root."""
-        known_NLW = torch.where((kind_NLW >= EMPTY) & (kind_NLW < self.num_kinds), kind_NLW, 1)
-        gates_NLWG = self.kind(known_NLW)
+        kind_NLW = known(kind_NLW, self.num_kinds, UNKNOWN)
+        if self.training and self.dropped:
+            dropped_NLW = torch.rand(kind_NLW.shape, device=kind_NLW.device) < self.dropped
+            kind_NLW = torch.where(dropped_NLW & (kind_NLW != EMPTY), UNKNOWN, kind_NLW)
+        gates_NLWG = self.kind(kind_NLW)
         there_NLW1 = (kind_NLW != EMPTY).unsqueeze(3).float()
         place_P1 = torch.arange(kind_NLW.shape[2], dtype=torch.int32, device=kind_NLW.device)[:, None]
         child_NLPC = (parent_NLW.unsqueeze(2) == place_P1).float() * there_NLW1.transpose(2, 3)

@@ -11,7 +11,10 @@ Axes: N samples, R recent films, F films, D width of a vector, K candidates.
 import torch
 from torch import Tensor, nn
 
+from training.network.vocabulary import known
+
 SEEN_PENALTY = 30.0  # in nats: nobody is shown what they just said they saw
+_NUM_PERSON = 3  # columns that say who a person is
 _AGE_MEAN, _AGE_STD = 35.0, 12.0
 
 
@@ -62,7 +65,8 @@ class Ranking(nn.Module):
 class TwoTowers(nn.Module):
     """Rows `[N, 3 + R]` (age, gender, occupation, recent films) to a score of each film before and after ranking.
 
-    What isn't an index of a film counts as a film that was never seen.
+    What isn't an index of a film counts as a film that was never seen. `dropped` is the share of a person's own cells
+    that are taken away in training: of whom nothing is known, films are named by those they saw.
     """
 
     def __init__(
@@ -76,9 +80,10 @@ class TwoTowers(nn.Module):
         width: int,
         hidden: int,
         dropout: float,
+        dropped: float,
     ) -> None:
         super().__init__()
-        self.num_candidates = num_candidates
+        self.num_candidates, self.dropped = num_candidates, dropped
         self.limit_C = nn.Buffer(torch.tensor([num_genders, num_occupations] + [num_films] * num_recent).float())
         self.film_F = nn.Buffer(torch.arange(num_films, dtype=torch.int32))
         self.films = nn.Embedding(num_films + 1, width)
@@ -95,9 +100,11 @@ class TwoTowers(nn.Module):
 
     def forward(self, row_NC: Tensor) -> tuple[Tensor, Tensor]:
         """Ranked logits `[N, F]`, and those of retrieval alone."""
-        index_NC = row_NC[:, 1:]
-        known_NC = (index_NC >= 0) & (index_NC < self.limit_C)  # neither holds for NaN
-        index_NC = torch.where(known_NC, index_NC, self.limit_C).to(torch.int32)
+        if self.training and self.dropped:
+            dropped_NC = torch.rand_like(row_NC) < self.dropped
+            dropped_NC[:, _NUM_PERSON:] = False
+            row_NC = row_NC.masked_fill(dropped_NC, torch.nan)
+        index_NC = known(row_NC[:, 1:], self.limit_C, self.limit_C).to(torch.int32)
         gender_N, occupation_N, recent_NR = index_NC[:, 0], index_NC[:, 1], index_NC[:, 2:]
         recent_NRD = self.films(recent_NR)
         person_ND = self.person(row_NC[:, 0], gender_N, occupation_N, recent_NRD)

@@ -3,18 +3,10 @@
 Devlin, Chang, Lee & Toutanova 2018, arXiv 1810.04805. What is pre-trained is a model too: it fills gaps.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.schema import (
-    AxisRange,
-    ClassificationPostprocess,
-    GenerationPostprocess,
-    Slo,
-    TensorSpec,
-    TextPreprocess,
-)
+from contract.schema import AxisRange, GenerationPostprocess, Slo, TensorSpec
 from training.config import TrainConfig
 from training.data import Dataset
 from training.dataset import sentiment, spam
@@ -23,18 +15,7 @@ from training.masked import Forget, HiddenTokens, Hide, found, hidden, most_freq
 from training.network.transformer import Encoder, MaskedWords, TextClassifier
 from training.objective import Classification
 from training.recipe import Recipe
-from training.text import (
-    END_ID,
-    MASK_ID,
-    PAD_ID,
-    SPECIAL,
-    START_ID,
-    TOKENIZER_FILE,
-    UNKNOWN_ID,
-    TextSplits,
-    text_dataset,
-    tfidf_accuracy,
-)
+from training.text import END_ID, MASK_ID, PAD_ID, SPECIAL, START_ID, TOKENIZER_FILE, TextTask
 
 BATCH = AxisRange(min=1, opt=8, max=32)
 SLO = Slo(latency_threshold_ms=100, latency_objective=0.99, availability_objective=0.999)
@@ -46,44 +27,15 @@ FORGOTTEN_RATIO = 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """A data set, and what of the recipes follows from it."""
+class Task(TextTask):
+    """A task of text classification, and both networks for it."""
 
-    name: str
     description: str
     data: str
-    splits: Callable[[Path | None], TextSplits]
-    labels: tuple[str, ...]
-    num_tokens: int
-    max_length: int
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The ids of a text; what is shorter is filled up, what is longer cut off."""
-        return (TensorSpec(name="ids", datatype="INT32", shape=(self.max_length,)),)
-
-    @property
-    def preprocess(self) -> TextPreprocess:
-        """Tokens by the tokenizer that the training split gave; the network knows padding by its id."""
-        return TextPreprocess(
-            tokenizer=TOKENIZER_FILE,
-            ids_tensor="ids",
-            max_length=self.max_length,
-            pad_id=PAD_ID,
-            unknown_id=UNKNOWN_ID,
-        )
-
-    def load(self, data_dir: Path | None) -> Dataset:
-        """The texts as ids; raises DataNotFound or DataInvalid."""
-        return text_dataset(self.splits(data_dir), self.preprocess, self.inputs, self.num_tokens)
 
     def load_hidden(self, data_dir: Path | None) -> Dataset:
         """The same texts with gaps to fill."""
         return hidden(self.load(data_dir), mask=MASK_ID, num_special=len(SPECIAL), seed=MASK_SEED)
-
-    def baseline(self, dataset: Dataset) -> float:
-        """Accuracy of logistic regression on the whole texts' words."""
-        return tfidf_accuracy(self.splits(None))
 
     def encoder(self) -> Encoder:
         """What both networks share."""
@@ -176,10 +128,10 @@ def fine_tuning(
         after=after,
         fresh=("head.*",),
         inputs=task.inputs,
-        outputs=(TensorSpec(name="logits", datatype="FP32", shape=(len(task.labels),)),),
+        outputs=task.outputs,
         batch=BATCH,
         preprocess=task.preprocess,
-        postprocess=ClassificationPostprocess(tensor="logits", labels=task.labels, top_k=len(task.labels)),
+        postprocess=task.postprocess,
         slo=SLO,
         config=config,
         gates=(Gate(metric="accuracy", at_least=at_least),),

@@ -14,7 +14,6 @@ from contract.schema import (
     TextPreprocess,
     TokenLabelsPostprocess,
 )
-from training.config import TrainConfig
 from training.dataset.name_tag import LABELS, NAME, OUTSIDE, hidden, measure, most_frequent_tag, tagged
 from training.gate import Gate
 from training.masked import Disguise, HiddenTokens, Hide, found, most_frequent, num_hidden
@@ -22,6 +21,7 @@ from training.network.transformer import Encoder, MaskedWords, TokenTagger
 from training.next_token import NextToken
 from training.objective import MultiTask, Part
 from training.recipe import Recipe
+from training.recipes.bert import config
 from training.text import END_ID, MASK_ID, PAD_ID, SPECIAL, START_ID, TOKENIZER_FILE, UNKNOWN_ID
 
 NUM_TOKENS = 4_096
@@ -53,21 +53,6 @@ def masked_words() -> MaskedWords:
 def tagger() -> TokenTagger:
     """The network that is fine-tuned."""
     return TokenTagger(encoder(), len(LABELS), dropout=0.1, blank=(PAD_ID, START_ID, END_ID))
-
-
-def config(epochs: int, peak_learning_rate: float, num_train: int | None = None) -> TrainConfig:
-    """AdamW as for BERT, at the rates of a small network."""
-    return TrainConfig(
-        epochs=epochs,
-        batch_size=32,
-        optimizer="adamw",
-        peak_learning_rate=peak_learning_rate,
-        schedule="linear",
-        warmup_ratio=0.1,
-        weight_decay=0.01,
-        clip_norm=1.0,
-        num_train=num_train,
-    )
 
 
 PRETRAINING = Recipe(

@@ -7,12 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from training.config import TrainConfig
-from training.data import Dataset
 from training.dataset.fashion_mnist import LABELS, PIXEL_MEAN, PIXEL_STD, SIDE_PX
 from training.gate import Gate
 from training.network.alexnet import AlexNet
@@ -23,8 +20,6 @@ from training.network.vgg import Vgg
 from training.objective import Classification
 from training.recipe import Recipe
 from training.recipes.fashion_resnet import FASHION_RESNET
-
-NUM_BASELINE = 10_000  # pictures that the baseline learns from: seconds, where all 55,000 take minutes
 
 
 def alexnet() -> AlexNet:
@@ -52,22 +47,8 @@ def mobilenet() -> MobileNet:
     return MobileNet(_scale(), stem=16, stages=stages, head=128, num_classes=len(LABELS))
 
 
-def pixel_regression(dataset: Dataset) -> float:
-    """Test accuracy of multinomial logistic regression on the pixels of the first 10,000 training pictures."""
-    from sklearn.linear_model import LogisticRegression
-
-    train, test = dataset.train.take(slice(NUM_BASELINE)), dataset.test
-    model = LogisticRegression(C=0.1, tol=1e-3, max_iter=200)
-    model.fit(_pixels(train.inputs["image"]), train.targets)
-    return float(model.score(_pixels(test.inputs["image"]), test.targets))
-
-
 def _scale() -> PixelScale:
     return PixelScale([PIXEL_MEAN], [PIXEL_STD])
-
-
-def _pixels(image_NHWC: NDArray[Any]) -> NDArray[np.float32]:
-    return image_NHWC.reshape(len(image_NHWC), -1).astype(np.float32) / np.float32(255)
 
 
 def _gates(accuracy: float, calibration_error: float = 0.05) -> tuple[Gate, ...]:
@@ -75,7 +56,7 @@ def _gates(accuracy: float, calibration_error: float = 0.05) -> tuple[Gate, ...]
 
 
 def _recipe(name: str, network: Callable[[], nn.Module], how: str, config: TrainConfig, **changes: Any) -> Recipe:
-    """The residual network's recipe with another network: the same data, contract and quick form."""
+    """The residual network's recipe with another network: the same data, contract, quick form and baseline."""
     return replace(
         FASHION_RESNET,
         name=name,
@@ -83,7 +64,6 @@ def _recipe(name: str, network: Callable[[], nn.Module], how: str, config: Train
         description=f"{FASHION_RESNET.description} {how}",
         network=network,
         config=config,
-        baselines={"logistic regression on 10,000 pictures": pixel_regression},
         **changes,
     )
 

@@ -130,6 +130,7 @@ FILM_RECOMMENDER = Recipe(
         width=64,
         hidden=32,
         dropout=0.3,
+        dropped=0.1,
     ),
     objective=NextFilm(),
     inputs=(TensorSpec(name="row", datatype="FP32", shape=(len(COLUMNS),), allow_nan=True),),

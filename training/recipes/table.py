@@ -78,7 +78,8 @@ ADULT_INCOME = Recipe(
     slo=Slo(latency_threshold_ms=50, latency_objective=0.99, availability_objective=0.999),
     config=TrainConfig(epochs=8, batch_size=256, optimizer="adamw", peak_learning_rate=2e-3, weight_decay=0.01),
     gates=(
-        Gate(metric="accuracy", at_least=0.86),
+        # Above the logistic regression, 0.8495.
+        Gate(metric="accuracy", at_least=0.85),
         Gate(metric="log_loss", at_most=0.31),
         Gate(metric="calibration_error", at_most=0.03),
     ),

@@ -43,7 +43,7 @@ FUNCTION_RETURNS = Recipe(
     ),
     data="Python's standard library",
     load=load,
-    network=partial(TreeLstm, num_kinds=NUM_KINDS, num_classes=len(LABELS), width=48, dropout=0.3),
+    network=partial(TreeLstm, num_kinds=NUM_KINDS, num_classes=len(LABELS), width=48, dropout=0.3, dropped=0.02),
     objective=Classification(),
     inputs=tuple(
         TensorSpec(name=name, datatype="INT32", shape=(NUM_LEVELS, LEVEL_WIDTH)) for name in ("kinds", "parents")
