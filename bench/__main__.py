@@ -89,14 +89,17 @@ def _engines(options: argparse.Namespace, console: Console) -> int:
 
 
 def _recipes(options: argparse.Namespace, console: Console) -> int:
-    """Every recipe, trained where it isn't yet, and the table of them all."""
+    """The table of all recipes, those that may be trained first where they aren't yet."""
     from bench.recipe import run
     from bench.recipe_page import COLUMNS, cells, write
-    from training.recipe import names
+    from training.error import RecipeNotFound
+    from training.recipe import find, names
 
+    recipes = [find(name) for name in names()]
     try:
-        result = run(CATALOGUE, console, names(), training=options.training)
-    except (BenchError, StackError) as exc:
+        trained = recipes if options.recipes is None else [find(name) for name in options.recipes]
+        result = run(CATALOGUE, console, recipes, trained={recipe.name for recipe in trained})
+    except (BenchError, RecipeNotFound, StackError) as exc:
         console.print(f"bench: {exc}", markup=False)
         return 1
     write(result, options.docs)
@@ -178,8 +181,12 @@ def _options() -> argparse.Namespace:
         choices=("rounds", "soak", "engines", "recipes", "cluster", "ablation", "chess"),
         default="rounds",
     )
-    parser.add_argument(
-        "--no-training", dest="training", action="store_false", help="`recipes`: only those that are published already"
+    training = parser.add_mutually_exclusive_group()
+    training.add_argument(
+        "--recipes", nargs="+", metavar="RECIPE", help="`recipes`: train only these; the table shows all published ones"
+    )
+    training.add_argument(
+        "--no-training", dest="recipes", action="store_const", const=(), help="`recipes`: train none of them"
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="measurements of each cell, in turns")
     parser.add_argument("--seconds", type=_positive, default=2, help="length of one measurement")

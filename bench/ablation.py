@@ -57,7 +57,7 @@ class Row(Document):
 
 
 class AblationResult(Document):
-    """One table; the first row is the recipe itself."""
+    """One table; the first row is the compact network with every choice of the recipe."""
 
     machine: Machine
     rows: tuple[Row, ...]

@@ -6,14 +6,17 @@ from pathlib import Path
 from statistics import mean, median, variance
 
 from matplotlib.figure import Figure
+from torch import nn
 
 from bench.ablation import CONFIG, NUM_JUDGED, AblationResult, Row
+from bench.choice import CHOICES, HIDDEN, WIDTHS
 from bench.page import put, table
+from training.recipes.fashion_convolution import FASHION_VGG
 
 PAGE, PICTURE = "ablation.md", "ablation.png"
 COMMAND = "python -m bench ablation"
-COLUMNS = ("choice", "", "accuracy, mean", "least to greatest", "against the recipe", "log loss, mean", "CPU time")
-_SHOWN = 0.08  # of accuracy below the recipe: what is further down stands at the picture's edge
+COLUMNS = ("choice", "", "accuracy, mean", "least to greatest", "against the first row", "log loss, mean", "CPU time")
+_SHOWN = 0.08  # of accuracy below the first row: what is further down stands at the picture's edge
 
 
 def write(result: AblationResult, docs: Path) -> None:
@@ -30,6 +33,9 @@ def markdown(result: AblationResult) -> str:
             f"`{COMMAND}` on {machine.date}: {machine.processor}, {machine.num_cores} cores, {machine.system}.",
             f"{CONFIG.num_train:,} pictures, {CONFIG.epochs} passes, judged by {NUM_JUDGED:,} others; seeds "
             f"{', '.join(str(outcome.seed) for outcome in result.rows[0].outcomes)}.",
+            f"The network isn't the recipe's: it has {', '.join(map(str, WIDTHS[:-1]))} and {WIDTHS[-1]} channels and "
+            f"{HIDDEN} hidden units, {_size(CHOICES[0].recipe(1, CONFIG).network()):,} parameters where that of "
+            f"`{FASHION_VGG.name}` has {_size(FASHION_VGG.network()):,}.",
             "Differences are in points of accuracy.",
             "",
             table(COLUMNS, rows(result)),
@@ -44,7 +50,7 @@ def markdown(result: AblationResult) -> str:
 
 def rows(result: AblationResult) -> list[tuple[str, ...]]:
     """Each variant in words, a topic named once."""
-    base, before, lines = accuracies(result.rows[0]), "", []
+    base, before, lines = _base(result), "", []
     for row in result.rows:
         lines.append((row.topic if row.topic != before else "", row.name, *_figures(row, base)))
         before = row.topic
@@ -75,13 +81,16 @@ def draw(result: AblationResult, path: Path) -> None:
     """A line a variant, a dot a seed, a stroke at the mean; in the band is what seeds alone do."""
     figure = Figure(figsize=(7, 0.27 * len(result.rows) + 0.8), layout="constrained")
     axis = figure.subplots()
-    base, band = mean(accuracies(result.rows[0])), noise(result.rows)
-    axis.axvspan(base - band, base + band, color="#e5e7eb")
+    base, edge = _base(result), -math.inf
+    if base is not None:
+        band, edge = noise(result.rows), base - _SHOWN
+        axis.axvspan(base - band, base + band, color="#e5e7eb")
     for place, row in enumerate(result.rows):
         values = accuracies(row)
-        if not values or mean(values) < base - _SHOWN:
+        if not values or mean(values) < edge:
             text = f"◂ {mean(values):.2f}" if values else "◂ diverged"
-            axis.text(base - _SHOWN, place, text, fontsize=7, va="center", color="#dc2626")
+            at_edge = axis.get_yaxis_transform()
+            axis.text(0.01, place, text, fontsize=7, va="center", color="#dc2626", transform=at_edge)
             continue
         axis.plot(values, [place] * len(values), "o", color="#60a5fa", markersize=4)
         axis.plot([mean(values)], [place], "|", color="#2563eb", markersize=10, markeredgewidth=2)
@@ -93,7 +102,18 @@ def draw(result: AblationResult, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _figures(row: Row, base: Sequence[float]) -> tuple[str, ...]:
+def _base(result: AblationResult) -> float | None:
+    """What the others are held against; None where the first row lacks a seed that they have."""
+    first = result.rows[0]
+    values = accuracies(first)
+    return mean(values) if len(values) == len(first.outcomes) else None
+
+
+def _size(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _figures(row: Row, base: float | None) -> tuple[str, ...]:
     values = accuracies(row)
     if len(values) < len(row.outcomes):
         return (f"diverged with {len(row.outcomes) - len(values)} of {len(row.outcomes)} seeds", "", "", "", "")
@@ -102,7 +122,7 @@ def _figures(row: Row, base: Sequence[float]) -> tuple[str, ...]:
     return (
         f"{mean(values):.4f}",
         f"{min(values):.4f} to {max(values):.4f}",
-        f"{100 * (mean(values) - mean(base)):+.1f}",
+        "" if base is None else f"{100 * (mean(values) - base):+.1f}",
         f"{mean(losses):.3f}",
         f"{mean(times):.0f} s",
     )

@@ -60,10 +60,10 @@ def run(plan: Plan, console: Console) -> ChessResult:
     """Play everything; raises BenchError, and StackError when a server can't be started."""
     repository = Repository(plan.repository)
     try:
-        version = max(repository.versions(MODEL), default=0)
-        contract = repository.contract(MODEL, version)
+        contract = repository.latest(MODEL)
     except ContractError as exc:
         raise BenchError(f"{exc}: publish it with `tidegate train chess-policy-value`") from exc
+    version = contract.version
     position = Position(contract, repository.version_dir(MODEL, version))
     if plan.local:
         return asyncio.run(_play(plan, position, version, console))

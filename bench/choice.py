@@ -1,4 +1,4 @@
-"""The choices that `python -m bench ablation` compares: the recipe itself, and what differs from it in one thing.
+"""The choices that `python -m bench ablation` compares: all of the recipe's, and what differs from them in one thing.
 
 The network is a compact form of that of `fashion-vgg`; everything that isn't named is as in that recipe.
 """
@@ -64,7 +64,7 @@ class Choice:
 
 
 CHOICES = (
-    Choice(topic="as in the recipe", name="batch, He, SGD, cosine"),
+    Choice(topic="as in the recipe, compact", name="batch, He, SGD, cosine"),
     Choice(topic="normalisation", name="layer", switches=Switches(normalisation="layer")),
     Choice(topic="normalisation", name="none", switches=_BARE),
     *(

@@ -1,12 +1,15 @@
 """`python -m bench recipes`: every recipe trained, published and asked through the gateway, as one table.
 
-What is published already isn't trained again: the figures are those that its contract holds. Latency is measured on the
-real stack, one request at a time. A baseline is what anyone would try first, on the same test split.
+What is published already isn't trained again, as long as it is what the recipe makes now: the figures are those that
+its contract holds. Latency is measured on the real stack, one request at a time. A baseline is what anyone would try
+first, on the same test split.
 """
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -22,17 +25,21 @@ from contract import Contract, Passport, Repository
 from contract.document import Document
 from contract.error import ContractError
 from contract.golden import Golden
-from contract.schema import Metric
+from contract.schema import Metric, Provenance
 from serving.builder import available
 from tidegate.compiling import Compiler
 from tidegate.stack import Stack
-from training import recipe as catalogue
+from training.config import TrainConfig
 from training.error import RunUnfinished, TrainingError
 from training.pipeline import run as train
 from training.recipe import Recipe
 
 NUM_REQUESTS, NUM_WARMUP = 200, 20
 TIMEOUT_S = 30.0
+BASELINES = "baselines.json"
+
+# What a publication, and the recipe that comes before, add to a recipe's own description.
+_ADDED = frozenset({"gates", "machine", "start"})
 
 
 class RecipeRow(Document):
@@ -60,8 +67,37 @@ class RecipeResult(Document):
     failures: dict[str, str]
 
 
-def run(state: Path, console: Console, names: list[str], *, training: bool = True) -> RecipeResult:
-    """A row for each of the named recipes; trains those that aren't published in `state` yet, unless told not to.
+# Milliseconds by recipe, of what is published of each; takes a folder for what is written meanwhile.
+Latencies = Callable[[Repository, Path, Mapping[str, Contract]], Mapping[str, float]]
+
+
+def through_stack(repository: Repository, state: Path, contracts: Mapping[str, Contract]) -> Mapping[str, float]:
+    """Asked one after the other, through a stack of their own; raises StackError."""
+    if not contracts:
+        return {}
+    stack = Stack(repository=repository.root, state=state, ports=PORTS)
+    found = {}
+    try:
+        stack.start()
+        with InferenceServerClient(f"127.0.0.1:{PORTS.grpc}") as client:
+            for name, contract in contracts.items():
+                stack.wait_for(contract.name)
+                with suppress(InferenceServerException):
+                    found[name] = _latency_ms(client, repository, contract)
+    finally:
+        stack.stop()
+    return found
+
+
+def run(
+    state: Path,
+    console: Console,
+    recipes: Sequence[Recipe],
+    *,
+    trained: Collection[str],
+    latencies: Latencies = through_stack,
+) -> RecipeResult:
+    """A row for each recipe that is published in `state`; those that `trained` names are trained first where need be.
 
     Raises StackError.
     """
@@ -69,30 +105,32 @@ def run(state: Path, console: Console, names: list[str], *, training: bool = Tru
     repository.root.mkdir(parents=True, exist_ok=True)
     known = _read_baselines(state)
     contracts: dict[str, Contract] = {}
+    baselines: dict[str, dict[str, float]] = {}
     failures: dict[str, str] = {}
-    for name in names:
+    for recipe in recipes:
         try:
-            runs = state / "runs" if training else None
-            contracts[name] = _published(catalogue.find(name), repository, runs, console)
-            known.setdefault(name, {}).update(_baselines(catalogue.find(name), known.get(name, {}), console))
+            data_sha256 = recipe.load(None).sha256
+            runs = state / "runs" if recipe.name in trained else None
+            contract = _published(recipe, data_sha256, repository, runs, console)
+            of_data = known.setdefault(recipe.name, {}).setdefault(data_sha256, {})
+            of_data.update(_baselines(recipe, of_data, console))
+            contracts[recipe.name] = contract
+            baselines[recipe.name] = {name: of_data[name] for name in recipe.baselines}
         except (TrainingError, ContractError) as exc:
-            failures[name] = str(exc)
+            failures[recipe.name] = str(exc)
         (state / BASELINES).write_text(Baselines(values=known).model_dump_json(indent=1), encoding="utf-8")
-    latencies = _latencies(repository, state, [contract.name for contract in contracts.values()])
-    rows = [_row(name, c, repository, known[name], latencies.get(c.name)) for name, c in contracts.items()]
+    found = latencies(repository, state / "stack", contracts)
+    rows = [_row(name, contract, repository, baselines[name], found.get(name)) for name, contract in contracts.items()]
     return RecipeResult(machine=this_machine(), lane=available(), rows=tuple(rows), failures=failures)
 
 
-BASELINES = "baselines.json"
-
-
 class Baselines(Document):
-    """What the baselines of each recipe came to, so that none is computed twice."""
+    """What the baselines came to, by recipe and the digest of its data, so that none is computed twice."""
 
-    values: dict[str, dict[str, float]]
+    values: dict[str, dict[str, dict[str, float]]]
 
 
-def _read_baselines(state: Path) -> dict[str, dict[str, float]]:
+def _read_baselines(state: Path) -> dict[str, dict[str, dict[str, float]]]:
     with suppress(OSError, ValueError):
         return dict(Baselines.model_validate_json((state / BASELINES).read_bytes()).values)
     return {}
@@ -110,38 +148,32 @@ def _baselines(recipe: Recipe, known: Mapping[str, float], console: Console) -> 
     return found
 
 
-def _published(recipe: Recipe, repository: Repository, runs: Path | None, console: Console) -> Contract:
-    versions = repository.versions(recipe.model) if recipe.model in repository.models() else []
-    if versions:
-        contract = repository.contract(recipe.model, max(versions))
-        if contract.provenance.config.get("recipe") == recipe.name:
+def _published(
+    recipe: Recipe, data_sha256: str, repository: Repository, runs: Path | None, console: Console
+) -> Contract:
+    """The newest version of what the recipe is now; a quick one, a lowered one or an earlier recipe's is none."""
+    for version in reversed(repository.servable(recipe.model)):
+        contract = repository.contract(recipe.model, version)
+        if _is_of(recipe, data_sha256, contract.provenance):
             return contract
     if runs is None:
         raise RunUnfinished("it wasn't trained to its end for this table")
     return train(recipe, repository=repository, runs_dir=runs, compile=Compiler(console), console=console)
 
 
-def _latencies(repository: Repository, state: Path, models: list[str]) -> dict[str, float]:
-    """Milliseconds by model, asked one after the other through a stack of their own."""
-    if not models:
-        return {}
-    stack = Stack(repository=repository.root, state=state / "stack", ports=PORTS)
-    found = {}
-    try:
-        stack.start()
-        with InferenceServerClient(f"127.0.0.1:{PORTS.grpc}") as client:
-            for model in models:
-                stack.wait_for(model)
-                with suppress(InferenceServerException):
-                    found[model] = _latency_ms(client, repository, model)
-    finally:
-        stack.stop()
-    return found
+def _is_of(recipe: Recipe, data_sha256: str, made: Provenance) -> bool:
+    """Whether this recipe, with this network, on this data, is what was trained."""
+    wanted = json.loads(json.dumps(recipe.describe()))
+    config = {key: value for key, value in made.config.items() if key in wanted or key not in _ADDED}
+    if isinstance(train_config := config.get("train"), dict):  # from before a setting was there: it had the default
+        config["train"] = {**json.loads(json.dumps(asdict(TrainConfig()))), **train_config}
+    num_parameters = sum(parameter.numel() for parameter in recipe.network().parameters())
+    return (config, made.num_parameters, made.data_sha256) == (wanted, num_parameters, data_sha256)
 
 
-def _latency_ms(client: InferenceServerClient, repository: Repository, model: str) -> float:
-    contract = repository.contract(model, max(repository.versions(model)))
-    golden = Golden.load(repository.version_dir(model, contract.version)).inputs
+def _latency_ms(client: InferenceServerClient, repository: Repository, contract: Contract) -> float:
+    model, version = contract.name, str(contract.version)
+    golden = Golden.load(repository.version_dir(model, version)).inputs
     inputs = []
     for spec in contract.inputs:
         one = np.ascontiguousarray(golden[spec.name][:1])
@@ -151,7 +183,7 @@ def _latency_ms(client: InferenceServerClient, repository: Repository, model: st
     taken = []
     for _ in range(NUM_WARMUP + NUM_REQUESTS):
         started = time.perf_counter()
-        client.infer(model, inputs, client_timeout=TIMEOUT_S)
+        client.infer(model, inputs, model_version=version, client_timeout=TIMEOUT_S)
         taken.append(1000 * (time.perf_counter() - started))
     return median(taken[NUM_WARMUP:])
 

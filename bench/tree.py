@@ -58,6 +58,7 @@ async def best_move(board: chess.Board, network: Network, effort: Effort) -> che
     if mate := next((move for move in board.legal_moves if _mates(board, move)), None):
         return mate
     here, root = board.copy(), _Node(board)
+    root.result = None  # a position that came before ends a line of the search, but here a move is to be played
     await _judge([_Leaf(root, [], here.fen())], network)
     num_done = 0
     while num_done < effort.num_simulations:

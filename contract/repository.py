@@ -72,15 +72,21 @@ class Repository:
         found = _WITHDRAWN.search(config)
         return frozenset(map(int, found[1].split(","))) if found else frozenset()
 
-    def latest(self, model: str) -> Contract:
-        """The contract of the newest version that has one and isn't withdrawn; ContractNotFound when none has."""
+    def servable(self, model: str) -> list[int]:
+        """Versions that have a contract and aren't withdrawn, ascending."""
         withdrawn = self.withdrawn(model)
-        for version in reversed(self.versions(model)):
-            if version in withdrawn:
-                continue
-            if (self.version_dir(model, version) / CONTRACT_FILE).is_file():
-                return self.contract(model, version)
-        raise ContractNotFound(f"model {model!r} has no published version")
+        return [
+            version
+            for version in self.versions(model)
+            if version not in withdrawn and (self.version_dir(model, version) / CONTRACT_FILE).is_file()
+        ]
+
+    def latest(self, model: str) -> Contract:
+        """The contract of the newest version that is servable; ContractNotFound when none is."""
+        versions = self.servable(model)
+        if not versions:
+            raise ContractNotFound(f"model {model!r} has no published version")
+        return self.contract(model, versions[-1])
 
 
 def withdrawn_line(versions: Set[int]) -> str:

@@ -33,12 +33,11 @@ def image_sets(repository: Path, num_looks: int, seed: int) -> Iterator[DataSet]
 
     try:
         published = Repository(repository)
-        version = published.versions(MODEL)[-1]
-        contract = published.contract(MODEL, version)
-    except (ContractError, IndexError) as exc:
+        contract = published.latest(MODEL)
+    except ContractError as exc:
         raise BenchError(f"no {MODEL} is published in {repository}: `tidegate train {RECIPE}` makes one") from exc
     session = onnxruntime.InferenceSession(
-        published.version_dir(MODEL, version) / "model.onnx", providers=["CPUExecutionProvider"]
+        published.version_dir(MODEL, contract.version) / "model.onnx", providers=["CPUExecutionProvider"]
     )
     test = find(RECIPE).load(None).test
     images, targets = test.inputs[contract.inputs[0].name], np.asarray(test.targets)

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from bench.ablation import CONFIG, AblationResult, Known, Outcome, Plan, Row, run
-from bench.ablation_page import COMMAND, markdown, noise, rows, write
+from bench.ablation_page import COMMAND, draw, markdown, noise, rows, write
 from bench.choice import CHOICES
 from bench.machine import Machine
 from bench.page import END, mark
@@ -70,6 +70,26 @@ def test_the_table_says_means_spread_and_what_diverged(result: AblationResult) -
     assert b[4] == "-3.0"
     assert c[2:] == ("diverged with 1 of 3 seeds", "", "", "", "")
     assert d[4] == "-75.0"
+
+
+@pytest.mark.parametrize("first", [(None, None, None), (0.84, None, 0.86)])
+def test_nothing_is_held_against_a_first_row_that_diverged(
+    first: tuple[float | None, ...], result: AblationResult, tmp_path: Path
+) -> None:
+    without = result.model_copy(update={"rows": (row("a", *first), *result.rows[1:])})
+    a, b, _, d = rows(without)
+    assert a[2].startswith("diverged with ")
+    assert (b[2], b[4]) == ("0.8200", "")
+    assert (d[2], d[4]) == ("0.1000", "")
+    draw(without, tmp_path / "ablation.png")
+    assert (tmp_path / "ablation.png").stat().st_size > 5_000
+
+
+def test_the_table_says_that_its_network_is_not_the_recipes(result: AblationResult) -> None:
+    assert (
+        "The network isn't the recipe's: it has 16, 16 and 32 channels and 64 hidden units, 40,282 parameters where "
+        "that of `fashion-vgg` has 147,162.\n" in markdown(result)
+    )
 
 
 def test_the_noise_is_that_of_the_typical_row(result: AblationResult) -> None:

@@ -96,6 +96,15 @@ async def test_it_takes_a_queen_but_not_a_protected_pawn() -> None:
     assert (await best_move(protected, Counting(), effort)).uci() != "d3d6"
 
 
+async def test_a_position_that_came_before_is_searched_as_any_other() -> None:
+    board = chess.Board("6k1/8/8/3q4/4P3/8/8/R5K1 w - - 0 1")  # the queen is worth more than a draw
+    for move in ("g1h1", "g8h8", "h1g1", "h8g8"):
+        board.push_uci(move)
+    network = Counting()
+    assert (await best_move(board, network, Effort(num_simulations=300))).uci() == "e4d5"
+    assert sum(network.sizes) > 100
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 40))
 def test_any_search_plays_a_legal_move_and_leaves_the_board_as_it_was(seed: int, simulations: int, many: int) -> None:

@@ -5,7 +5,9 @@ from bench.page import END, mark
 from bench.recipe import RecipeResult, RecipeRow
 from bench.recipe_page import COMMAND, write
 from contract.schema import Metric
+from training.recipe import find
 
+PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 MACHINE = Machine(date="2026-01-01", processor="a processor", num_cores=2, memory_gib=8, system="Linux", versions={})
 ROW = RecipeRow(
     recipe="r", task="t", data="some texts", num_parameters=12_345, flops_per_sample=2_000_000, training_time_s=61.4,
@@ -27,3 +29,12 @@ def test_a_row_says_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
     assert f"| s | {head} | none | 2 KiB | none | not measured |" in page
     assert "Not there: x: no data." in page
     assert (tmp_path / "recipes.png").stat().st_size > 5_000
+
+
+def test_every_row_of_the_page_is_of_the_network_that_its_recipe_has_now() -> None:
+    table = PAGE.read_text(encoding="utf-8").partition("| --- |")[2].partition("\n\n")[0]
+    rows = [line.split(" | ") for line in table.splitlines()[1:]]
+    assert rows
+    shown = {row[0].removeprefix("| "): row[2] for row in rows}
+    now = {name: f"{sum(p.numel() for p in find(name).network().parameters()):,}" for name in shown}
+    assert shown == now

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from contract import Contract, ContractInvalid, ContractNotFound, DigestMismatch, Repository, json_schema
 from contract.digest import verify
+from contract.repository import CONFIG_FILE, withdrawn_line
 from contract.schema import Artifact, AxisRange, ClassificationPostprocess, Column, TensorSpec
 
 
@@ -24,6 +25,20 @@ def test_a_missing_contract_is_named(tiny_repository: Repository) -> None:
         tiny_repository.contract("tiny", 7)
     with pytest.raises(ContractNotFound, match="'nothing' has no published version"):
         tiny_repository.latest("nothing")
+
+
+def test_the_newest_version_is_one_that_has_a_contract_and_is_not_withdrawn(
+    tiny_repository: Repository, make_version: Any
+) -> None:
+    for version in (2, 3):
+        make_version(tiny_repository.root, version=version)
+    tiny_repository.version_dir("tiny", 4).mkdir()  # holds nothing yet
+    config = tiny_repository.root / "tiny" / CONFIG_FILE
+    config.write_text(withdrawn_line({1, 3}) + config.read_text())
+    assert tiny_repository.versions("tiny") == [1, 2, 3, 4]
+    assert tiny_repository.servable("tiny") == [2]
+    assert tiny_repository.latest("tiny").version == 2
+    assert tiny_repository.servable("nothing") == []
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from bench.drift.backfill import open_metrics, prometheus_of
 from bench.drift.evaluator import Labels
 from monitoring.drift import WINDOWS
+from monitoring.fast_lane import EVIDENCE_MAX, LIMIT, SAMPLES_MAX
 from monitoring.reference import ALL_SAMPLES, RATIO
 from tidegate.drift import DRIFTED, drift
 from tidegate.terminal import in_one_sentence
@@ -97,6 +98,9 @@ def recorded(now: int) -> Iterator[str]:
         LONG.record("alarm_z"): {labels("x"): ones * 0, labels("calm"): ones * 0},
         HOUR.unseen: unseen,
         HOUR.unseen_z: dict.fromkeys(unseen, ones * 7),
+        EVIDENCE_MAX: {labels("young"): ones * 9, labels("calm"): ones * 2, labels("x", version="10"): ones * 3},
+        SAMPLES_MAX: {labels("young"): ones * 60, labels("calm"): ones * 600, labels("x", version="10"): ones * 7},
+        LIMIT: {(("model", "m"), ("version", version)): ones * 6.5 for version in ("1", "10")},
     }
     for name, series in values.items():
         yield from open_metrics(name, series, now - (NUM - 1) * STEP_S, STEP_S)
@@ -147,6 +151,26 @@ def test_it_draws_the_same_for_people(url: str) -> None:
     assert "young (60)" in result.output
     assert "missing" in result.output
     assert "FeatureDrift.md" in result.output
+
+
+def test_the_fast_lane_has_a_line_where_it_runs(url: str) -> None:
+    found = json.loads(run("m", "--prometheus", url, "--version", "1", "--json").output)
+    young, calm = found["early"]
+    assert found["limit_evidence"] == 6.5
+    assert young == {"feature": "young", "evidence": 9, "num_samples": 60, "alarms": True}
+    assert (calm["feature"], calm["alarms"]) == ("calm", False)
+
+    drifted, quiet = (run("m", "--prometheus", url, "--version", version).output for version in ("1", "10"))
+    assert "fast lane: above its limit of 6.5: young 9.0 of 60 samples" in drifted
+    assert "fast lane: nothing above its limit of 6.5; most has x, 3.0" in quiet
+
+
+def test_where_none_runs_nothing_is_said_of_it(tmp_path: Path) -> None:
+    references = {labels("x"): np.full(5, 5_000.0)}
+    past = open_metrics("inference_feature_reference_samples", references, int(time.time()) - 240, STEP_S)
+    with prometheus_of(past, tmp_path) as url:
+        assert json.loads(run("m", "--prometheus", url, "--json").output)["early"] == []
+        assert "fast lane" not in run("m", "--prometheus", url).output
 
 
 def test_it_asks_the_gateway_which_requests_show_it(url: str, gateway: str) -> None:

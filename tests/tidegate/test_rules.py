@@ -52,8 +52,18 @@ def test_an_empty_repository_is_no_error(tmp_path: Path) -> None:
 
 
 def test_it_writes_what_prometheus_and_alertmanager_accept(tmp_path: Path) -> None:
-    options = ("--gateway", "a:8082", "--gateway", "b:8082", "--triton", "t:8002", "--alertmanager", "m:9093")
-    run("--out", tmp_path, *options, "--webhook", "https://bell.example", "--runbooks", "https://books.example")
+    targets = ("--gateway", "a:8082", "--gateway", "b:8082", "--triton", "t:8002", "--fast-lane", "f:9098")
+    run(
+        "--out",
+        tmp_path,
+        *targets,
+        "--alertmanager",
+        "m:9093",
+        "--webhook",
+        "https://bell.example",
+        "--runbooks",
+        "https://books.example",
+    )
 
     for line in (("promtool", "check", "config", "prometheus.yml"), ("amtool", "check-config", "alertmanager.yml")):
         done = subprocess.run(
@@ -62,6 +72,7 @@ def test_it_writes_what_prometheus_and_alertmanager_accept(tmp_path: Path) -> No
         assert done.returncode == 0, done.stdout + done.stderr
     read = yaml.safe_load((tmp_path / "prometheus.yml").read_text(encoding="utf-8"))
     assert read["scrape_configs"][0]["static_configs"] == [{"targets": ["a:8082", "b:8082"]}]
+    assert read["scrape_configs"][-1]["static_configs"] == [{"targets": ["f:9098"]}]
     assert "https://books.example/TritonAbsent.md" in (tmp_path / "rules" / "tidegate.alerts.yml").read_text()
 
 
