@@ -56,6 +56,9 @@ class TrainConfig:
     weight_decay: float = 5e-4
     # Scale a gradient longer than this down to it: recurrent networks and transformers see single huge ones.
     clip_norm: float | None = None
+    # Validate and publish a running average of the weights, of which each update keeps this share (0: no average).
+    # 0.998 looks back some 500 updates, and wobbles less than any one of them (Polyak & Juditsky 1992).
+    average: float = 0.0
     # Datatype of the arithmetic; weights stay in FP32. `auto`: FP32 on a CPU, on a GPU BF16 where it has it, else FP16.
     precision: PrecisionName = "auto"
     # Stop after so many epochs without a better validation (None: never), and go back to the best epoch's weights.
@@ -83,6 +86,8 @@ class TrainConfig:
         if self.patience is not None:
             _check("patience", self.patience, self.patience >= 1, "at least 1")
         _check("min_improvement", self.min_improvement, self.min_improvement >= 0, "at least 0")
+        _check("average", self.average, 0 <= self.average < 1, "from 0 to below 1")
+        _check("sharded", self.sharded, not (self.sharded and self.average), "no average with it")
         _check("sharded", self.sharded, not (self.sharded and self.precision == "fp16"), "bf16 or fp32 with it")
         if self.num_train is not None:
             _check("num_train", self.num_train, self.num_train >= self.batch_size, "at least one batch")

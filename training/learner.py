@@ -88,10 +88,12 @@ class Learner:
         self._teacher = recipe.teacher.loss(recipe, run.num_threads) if recipe.teacher else None
         self.network = _fresh(recipe, run.device, with_start=state is None)
         self.best: dict[str, Tensor] = {}
+        self.average: dict[str, Tensor] = {}
         if state is not None:
             with explained(run.checkpoint):
                 self.network.load_state_dict(state.below("network"))
                 self.best = state.below("best")
+                self.average = {name: tensor.to(run.device) for name, tensor in state.below("average").items()}
         self._joined = group.joined(self.network, run.device, sharded=recipe.config.sharded)
         self._optimizer = make_optimizer(recipe.config, self.network)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
@@ -104,18 +106,18 @@ class Learner:
         """Everything that the next update depends on; where weights are spread, all processes call it together."""
         state = State.of(self.network, self._optimizer)
         best = {f"best.{name}": tensor for name, tensor in self.best.items()}
+        average = {f"average.{name}": tensor for name, tensor in self.average.items()}
         scaler = {f"scaler.{name}": value for name, value in self._scaler.state_dict().items()}
-        return State(tensors={**state.tensors, **best}, scalars={**state.scalars, **scaler})
+        return State(tensors={**state.tensors, **best, **average}, scalars={**state.scalars, **scaler})
 
     def keep_best(self) -> None:
-        """Remember the weights as the best so far."""
-        self.best = {n: whole(t).detach().cpu().clone() for n, t in self.network.state_dict().items()}
+        """Remember the weights, or their average, as the best so far."""
+        weights = self.average or self.network.state_dict()
+        self.best = {name: whole(tensor).detach().cpu().clone() for name, tensor in weights.items()}
 
-    def restore_best(self) -> None:
-        """Go back to the best weights."""
-        with torch.no_grad():
-            for name, tensor in self.network.state_dict().items():
-                tensor.copy_(spread_like(self.best[name].to(tensor.device), tensor))
+    def settle(self) -> None:
+        """Take the best weights for the network's, or their average where there is no best."""
+        self._put(self.best or self.average)
 
     def update(self, batch: Samples, step: int, num_steps: int, *, watched: bool) -> Update:
         """Learn from one whole batch, of which this process takes its share.
@@ -146,10 +148,23 @@ class Learner:
             clip_grads_with_norm_(self._parameters, config.clip_norm, norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if config.average:
+            self._follow(min(config.average, (1 + step) / (10 + step)))
         return Update(loss=loss, score=score, learning_rate=rate, gradient_norm=norm.item(), layers=layers)
 
     def validate(self, samples: Samples) -> tuple[float, float]:
-        """Mean loss and score over all samples; raises Diverged when the loss is no number."""
+        """Mean loss and score over all samples, of the average of the weights where there is one.
+
+        Raises Diverged when the loss is no number.
+        """
+        own = {name: tensor.clone() for name, tensor in self.network.state_dict().items()} if self.average else {}
+        self._put(self.average)
+        try:
+            return self._validated(samples)
+        finally:
+            self._put(own)
+
+    def _validated(self, samples: Samples) -> tuple[float, float]:
         self.network.eval()
         loss_sum = score_sum = 0.0
         with torch.inference_mode(), self._precision.autocast():
@@ -168,6 +183,21 @@ class Learner:
                 f"the validation loss became {loss_sum}: {_CALMER.format(self._recipe.config.peak_learning_rate)}"
             )
         return loss_sum / samples.size, score_sum / samples.size
+
+    def _follow(self, kept: float) -> None:
+        """Move the average towards the weights; at first quickly, away from what they began as."""
+        with torch.no_grad():
+            for name, tensor in self.network.state_dict().items():
+                if name in self.average and tensor.is_floating_point():
+                    self.average[name].lerp_(tensor, 1 - kept)
+                else:
+                    self.average[name] = tensor.clone()
+
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        """Make these the network's weights, if there are any."""
+        with torch.no_grad():
+            for name, tensor in self.network.state_dict().items() if weights else ():
+                tensor.copy_(spread_like(weights[name].to(tensor.device), tensor))
 
     def _augmented(self, batch: Samples, step: int) -> Samples:
         """The whole batch, augmented in every process alike; what is random in the network is the process's own."""

@@ -17,7 +17,6 @@ from torch import nn
 
 from training import checkpoint
 from training.checkpoint import Epoch, Progress
-from training.config import TrainConfig
 from training.curve import Curves
 from training.data import Dataset
 from training.error import RunMismatch
@@ -132,8 +131,10 @@ def _train(
             keeper.save_when_due(progress)
             continue
         progress = _ended(progress, steps_per_epoch, learner.validate(validation))
-        if config.patience is not None:
-            _keep_best(config, learner, progress, num_train)
+        if config.patience is not None and best_epoch(config, progress.epochs) == len(progress.epochs) - 1:
+            learner.keep_best()
+        if is_finished(config, progress, num_train):
+            learner.settle()
         keeper.end_epoch(progress)
         watcher.ended_epoch(progress.epochs[-1])
     return progress
@@ -149,14 +150,6 @@ def _ended(progress: Progress, steps_per_epoch: int, validated: tuple[float, flo
         notes=progress.notes,
     )
     return replace(progress, epochs=(*progress.epochs, epoch), loss_sum=0.0, score_sum=0.0)
-
-
-def _keep_best(config: TrainConfig, learner: Learner, progress: Progress, num_train: int) -> None:
-    """Remember this epoch's weights when they are the best, and go back to the best when nothing comes after."""
-    if best_epoch(config, progress.epochs) == len(progress.epochs) - 1:
-        learner.keep_best()
-    if is_finished(config, progress, num_train):
-        learner.restore_best()
 
 
 def _check_group(recipe: Recipe, run: Run, group: Group) -> None:

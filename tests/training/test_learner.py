@@ -82,6 +82,30 @@ def test_a_long_gradient_is_cut_to_the_length_that_is_asked_for(recipe: Recipe, 
     assert moved[0.01] == pytest.approx(0.01, rel=1e-3)
 
 
+def test_the_average_of_the_weights_is_validated_and_published_and_learning_goes_on_without_it(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    settings = {"momentum": 0.0, "nesterov": False}
+    plain, averaged = learner(recipe, tmp_path, **settings), learner(recipe, tmp_path, average=0.5, **settings)
+    held_out = Samples.of(recipe.load(None).validation, recipe)
+    expected: dict[str, Tensor] = {}
+    samples = Samples.of(recipe.load(None).train, recipe)
+    for step in range(4):
+        batch = samples.batch(slice(step * 32, step * 32 + 32), "cpu")
+        for learned in (plain, averaged):
+            learned.update(batch, step, 10, watched=False)
+            validated = learned.validate(held_out)
+        kept = min(0.5, (1 + step) / (10 + step))
+        now = {name: tensor.clone() for name, tensor in weights(plain).items()}
+        expected = {n: kept * expected[n] + (1 - kept) * t for n, t in now.items()} if expected else now
+        torch.testing.assert_close(weights(averaged), now, rtol=0, atol=0)
+
+    averaged.settle()
+    torch.testing.assert_close(weights(averaged), expected)
+    averaged.average = {}
+    assert averaged.validate(held_out) == pytest.approx(validated)
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("auto", 0.0), ("fp32", 0.0), ("bf16", 0.02), ("fp16", 0.005)])
 def test_half_precision_stays_near_full_and_weights_stay_full(
     recipe: Recipe, tmp_path: Path, precision: str, tolerance: float

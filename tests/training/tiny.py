@@ -191,6 +191,7 @@ EVERYTHING = changed(
     clip_norm=1.0,
     patience=1,
     watched="score",
+    average=0.9,
 )
 
 # What two processes train: with everything that could come out otherwise than in one.
