@@ -124,8 +124,8 @@ def predict_routes(plane: DataPlane) -> APIRouter:
     async def model(request: Request) -> Response:
         return reply(_describe(plane, _served(plane, request).name))
 
-    @router.get("/models/{name}/examples", summary="Recent requests that show a feature's drift, if they are kept")
-    @router.get("/models/{name}/versions/{version}/examples", include_in_schema=False)
+    @router.get("/examples/{name}", summary="Recent requests that show a feature's drift, if they are kept")
+    @router.get("/examples/{name}/versions/{version}", include_in_schema=False)
     async def examples(request: Request, feature: str) -> Response:
         served = _served(plane, request)
         found = plane.examples(served, feature)

@@ -6,11 +6,13 @@ how far it moved. `drift` says what each measure is.
 
 from grafana_foundation_sdk.builders.statushistory import Panel as Heat
 from grafana_foundation_sdk.builders.table import Panel as Table
+from grafana_foundation_sdk.builders.timeseries import Panel as Lines
 
 from monitoring.accuracy import ESTIMATE, ESTIMATE_DROP, EVALUATED, accuracy
 from monitoring.dashboard import Board, Panels, board_link, choice, one
 from monitoring.drift import CHOSEN, MIN_SAMPLES, WINDOWS
 from monitoring.drift_alert import OUTPUTS
+from monitoring.fast_lane import EVIDENCE_MAX, LIMIT
 from monitoring.panel import Column, Look, Query, bars, grid, heat, lines
 from monitoring.rule import recent
 from monitoring.statistic import ALARM_Z
@@ -42,6 +44,7 @@ def drift_board() -> Board:
         since="now-2d",
         rows={
             "Which feature, since when?": [_map()],
+            "Found early (where the fast lane runs)": [_evidence()],
             "How far?": [_features()],
             "One feature: $feature": _one_feature(),
             "Did it matter?": _outcome(),
@@ -62,6 +65,20 @@ def _map() -> Heat:
     )
     steps = [(None, "green"), (3.0, "yellow"), (ALARM_Z, "red"), (3 * ALARM_Z, "dark-red")]
     return heat(look, Query(f"max by (feature) ({_measure('z')})", "{{feature}}"), steps=steps)
+
+
+def _evidence() -> Lines:
+    look = Look(
+        title="Evidence of the fast lane",
+        unit="short",
+        width=24,
+        help="At e it takes 10^e minutes of traffic at least, on average, to see as much without drift. Above the "
+        "dashed line: drifted, whatever the windows say yet. Up and down again each day: a rhythm, raise the feature's "
+        "floor. Empty: the fast lane isn't run, or doesn't know the version yet, which takes ten minutes.",
+        runbooks=("FeatureDriftFast", "FastLaneStale"),
+    )
+    limit = Query(f"max by (model, version) ({LIMIT}{{{_VERSION}}})", "alarm")
+    return lines(look, [Query(_by_feature(f"{EVIDENCE_MAX}{{{_VERSION}}}"), "{{feature}}")], limit=limit)
 
 
 def _features() -> Table:

@@ -9,10 +9,11 @@ import argparse
 import ipaddress
 import logging
 import signal
-import threading
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import NoReturn
 
 import numpy as np
 from prometheus_client import CollectorRegistry, start_http_server
@@ -27,7 +28,7 @@ from monitoring.query import TIMEOUT_S, URL, Client
 
 log = logging.getLogger(__name__)
 
-LISTEN = "127.0.0.1:8083"
+LISTEN = "127.0.0.1:9098"  # upwards of 8082 are the metrics of further gateway processes
 DELAY_S = 30  # after which a minute's scrapes are in Prometheus
 _SEGMENT = 10  # steps that go by the same references, and are read at once
 _RETRY_S = 5.0
@@ -103,9 +104,9 @@ def _columns(cells: Sequence[Cell], counts: dict[Cell, Counts], num_steps: int) 
     return np.stack([counts.get(cell, none) for cell in cells])
 
 
-def run(lane: FastLane, stop: threading.Event) -> None:
-    """Advance once a minute until told to stop; what can't be read now is read later."""
-    while not stop.is_set():
+def run(lane: FastLane) -> NoReturn:
+    """Advance once a minute; what can't be read now is read later."""
+    while True:
         now = time.time()
         try:
             lane.advance(now)
@@ -113,7 +114,7 @@ def run(lane: FastLane, stop: threading.Event) -> None:
         except QueryFailed as exc:
             log.warning("%s; trying again in %g s", exc, _RETRY_S)
             wait_s = _RETRY_S
-        stop.wait(wait_s)
+        time.sleep(wait_s)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,10 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"expected --listen ip:port, got {options.listen!r}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every question
-    stop = threading.Event()
 
-    def end(number: int, frame: FrameType | None) -> None:
-        stop.set()
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit()  # amid whatever it reads: nothing is to be finished
 
     for which in (signal.SIGTERM, signal.SIGINT):
         signal.signal(which, end)
@@ -142,10 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Client(options.prometheus, options.timeout) as client:
         lane = FastLane(client)
         registry.register(lane)
-        server, thread = start_http_server(number, host, registry)
+        try:
+            server, thread = start_http_server(number, host, registry)
+        except OSError as exc:
+            sys.exit(f"{options.listen} can't be had ({exc.strerror}): end what uses it, or choose another by --listen")
         log.info("evidence of %s at http://%s/metrics", options.prometheus, options.listen)
         try:
-            run(lane, stop)
+            run(lane)
         finally:
             server.shutdown()
             server.server_close()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from monitoring.drift import WINDOWS, Window
 from monitoring.error import NotWatched
+from monitoring.fast_lane import EVIDENCE_MAX, LIMIT, SAMPLES_MAX
 from monitoring.query import Client, matcher
 from monitoring.reference import ALL_SAMPLES, RATIO
 from monitoring.rule import recent
@@ -67,8 +68,21 @@ class Unseen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Early:
+    """What the fast lane has seen of a feature: the log10 of the minutes it takes at least, without drift."""
+
+    feature: str
+    evidence: float
+    num_samples: float
+    alarms: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """A version's drift: features with the largest z first, and its unseen values."""
+    """A version's drift: features with the largest z first, its unseen values, and what the fast lane has seen.
+
+    `early` has the most evidence first. It is empty, and `limit_evidence` None, where no fast lane runs.
+    """
 
     model: str
     version: str
@@ -76,11 +90,19 @@ class Findings:
     limit_z: float = ALARM_Z
     features: tuple[Finding, ...]
     unseen: tuple[Unseen, ...] = ()
+    limit_evidence: float | None = None
+    early: tuple[Early, ...] = ()
 
     @property
     def alarms(self) -> bool:
         """Whether anything does."""
-        return any(f.alarms for f in self.features) or any(u.alarms for u in self.unseen)
+        return bool(self.alarming)
+
+    @property
+    def alarming(self) -> tuple[str, ...]:
+        """Features of which anything alarms, by the windows first."""
+        by_windows = [f.feature for f in self.features if f.alarms] + [u.feature for u in self.unseen if u.alarms]
+        return tuple(dict.fromkeys(by_windows + [e.feature for e in self.early if e.alarms]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +125,7 @@ def find(client: Client, model: str, version: str | None = None, windows: Sequen
     onsets = _onsets(client, labels, windows, int(now))
     histories = _histories(client, labels, windows, int(now))
     names = [feature for (feature,) in recorded.of(ALL_SAMPLES)]
+    limit_evidence, early = _early(client, labels)
     found = [_finding(name, recorded, windows, onsets.get(name), histories.get(name)) for name in names]
     return Findings(
         model=model,
@@ -110,6 +133,8 @@ def find(client: Client, model: str, version: str | None = None, windows: Sequen
         at=now,
         features=tuple(sorted(found, key=lambda f: (not f.alarms, -(f.z or 0), f.feature))),
         unseen=tuple(_unseen(recorded, windows)),
+        limit_evidence=limit_evidence,
+        early=early,
     )
 
 
@@ -199,6 +224,24 @@ def _unseen(recorded: _Recorded, windows: Sequence[Window]) -> Iterator[Unseen]:
                     feature=feature, bin=name, window=window.range, z=z, now=now, alarms=z > ALARM_Z
                 )
     yield from sorted(strongest.values(), key=lambda u: -u.z)
+
+
+def _early(client: Client, labels: str) -> tuple[float | None, tuple[Early, ...]]:
+    """The fast lane's limit, and its evidence; as they are now, for it records at every scrape."""
+    recorded: dict[str, dict[str, float]] = {EVIDENCE_MAX: {}, SAMPLES_MAX: {}, LIMIT: {}}
+    for sample in client.instant(_any_of(list(recorded), labels)):
+        recorded[sample.labels["__name__"]][sample.labels.get("feature", "")] = sample.value
+    limit = recorded[LIMIT].get("")
+    early = (
+        Early(
+            feature=feature,
+            evidence=evidence,
+            num_samples=recorded[SAMPLES_MAX].get(feature, 0),
+            alarms=limit is not None and evidence > limit,
+        )
+        for feature, evidence in recorded[EVIDENCE_MAX].items()
+    )
+    return limit, tuple(sorted(early, key=lambda e: -e.evidence))
 
 
 def _onsets(client: Client, labels: str, windows: Sequence[Window], now: int) -> dict[str, float]:

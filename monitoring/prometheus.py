@@ -76,6 +76,7 @@ def write_configuration(
     scrape_interval_s: int = SCRAPE_INTERVAL_S,
     slow_interval_s: int = SLOW_INTERVAL_S,
     alertmanagers: Sequence[str] = (),
+    detectors: Sequence[str] = (),
     runbooks: str = RUNBOOKS,
 ) -> Path:
     """Write `prometheus.yml`, its rules and alerts into a folder, made if need be; returns the configuration's path.
@@ -83,7 +84,13 @@ def write_configuration(
     Raises ValueError as `configuration` does.
     """
     texts = {
-        CONFIG_FILE: configuration(gateways, tritons, scrape_interval_s=scrape_interval_s, alertmanagers=alertmanagers),
+        CONFIG_FILE: configuration(
+            gateways,
+            tritons,
+            scrape_interval_s=scrape_interval_s,
+            alertmanagers=alertmanagers,
+            detectors=detectors,
+        ),
         RULES_FILE: rules_text(slow_interval_s=slow_interval_s),
         ALERTS_FILE: alerts_text(slow_interval_s=slow_interval_s, runbooks=runbooks),
     }

@@ -94,7 +94,8 @@ class Api:
             with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_S) as answer:
                 document = json.loads(answer.read(_MAX_BYTES))
         except urllib.error.HTTPError as exc:
-            raise ClusterError(f"the cluster refuses to {_said(method, path)}: {_reason(exc)}") from exc
+            with exc:  # it holds the connection
+                raise ClusterError(f"the cluster refuses to {_said(method, path)}: {_reason(exc)}") from exc
         except (OSError, ValueError) as exc:
             raise ClusterError(f"the cluster can't be asked to {_said(method, path)}: {exc!s:.160}") from exc
         if not isinstance(document, dict):

@@ -265,6 +265,10 @@ def up(
         int, typer.Option(min=1, max=65533, help="Triton's HTTP port; gRPC and metrics are the next two.")
     ] = 8000,
     prometheus_port: Annotated[int, typer.Option(min=1, max=65533, help="Prometheus' port.")] = 9090,
+    fast_lane: Annotated[
+        bool, typer.Option("--fast-lane", help="Run drift's fast lane too: shifts are found sooner at high rates.")
+    ] = False,
+    fast_lane_port: Annotated[int, typer.Option(min=1, max=65533, help="The fast lane's metrics port.")] = 9098,
     json_: JsonOption = False,
 ) -> None:
     """Run Triton, the gateway and Prometheus on this machine until Ctrl-C.
@@ -282,6 +286,7 @@ def up(
             triton_grpc=triton_port + 1,
             triton_metrics=triton_port + 2,
             prometheus=prometheus_port,
+            fast_lane=fast_lane_port if fast_lane else None,
         )
         stack = Stack(repository=repository, state=state, ports=ports, routes=routes, processes=processes)
         stack.run(lambda: print(json.dumps(asdict(ports)), flush=True) if json_ else console.print(addresses(stack)))

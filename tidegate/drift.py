@@ -59,10 +59,9 @@ def _examples(url: str, findings: "Findings", timeout_s: float) -> tuple[dict[st
     from tidegate.ask import exchange
     from tidegate.error import AskError
 
-    features = [f.feature for f in findings.features if f.alarms] + [u.feature for u in findings.unseen if u.alarms]
     examples: dict[str, Any] = {}
-    for feature in list(dict.fromkeys(features))[:_MAX_EXAMPLE_FEATURES]:
-        path = f"/v1/models/{quote(findings.model, safe='')}/versions/{quote(findings.version, safe='')}/examples"
+    for feature in findings.alarming[:_MAX_EXAMPLE_FEATURES]:
+        path = f"/v1/examples/{quote(findings.model, safe='')}/versions/{quote(findings.version, safe='')}"
         try:
             answer = exchange("GET", url, f"{path}?feature={quote(feature, safe='')}", timeout_s)
         except AskError as exc:
@@ -75,6 +74,8 @@ def _show(console: Console, findings: "Findings", examples: dict[str, Any], why_
     console.print(_features(findings))
     if findings.unseen:
         console.print(_unseen(findings.unseen))
+    if findings.early:
+        console.print(_early(findings), markup=False, highlight=False)
     waiting = [f"{f.feature} ({f.num_samples:.0f})" for f in findings.features if f.z is None]
     if waiting:
         console.print(f"too few samples yet for a value (200 are needed): {', '.join(waiting)}", highlight=False)
@@ -86,7 +87,8 @@ def _show(console: Console, findings: "Findings", examples: dict[str, Any], why_
     if why_not:
         console.print(f"no example requests: {why_not}", markup=False, highlight=False)
     if findings.alarms:
-        page = "docs/runbooks/FeatureDrift.md"
+        by_windows = any(f.alarms for f in findings.features) or any(u.alarms for u in findings.unseen)
+        page = f"docs/runbooks/{'FeatureDrift' if by_windows else 'FeatureDriftFast'}.md"
         console.print(f"[red]drifted[/]; what to do: {page}", highlight=False)
     else:
         console.print(f"nothing alarms: no z above {findings.limit_z} with an effect that matters", highlight=False)
@@ -156,6 +158,16 @@ def _unseen(rows: Sequence["Unseen"]) -> Table:
         style = "red" if row.alarms else ""
         table.add_row(row.feature, row.bin, f"{row.now:.2%}", f"{row.z:.1f}", row.window, style=style)
     return table
+
+
+def _early(findings: "Findings") -> str:
+    """The fast lane's verdict: what alarms, or how near the nearest is."""
+    said = [f"{e.feature} {e.evidence:.1f} of {e.num_samples:,.0f} samples" for e in findings.early if e.alarms]
+    limit = f"its limit of {findings.limit_evidence:.1f}"
+    if said:
+        return f"fast lane: above {limit}: {', '.join(said)}"
+    most = findings.early[0]
+    return f"fast lane: nothing above {limit}; most has {most.feature}, {most.evidence:.1f}"
 
 
 def _example_table(feature: str, rows: Sequence[dict[str, Any]]) -> Table:

@@ -17,7 +17,11 @@ FOLDER = Path("k8s/components")
 HEADER = "# Made by `tidegate manifests`. Don't edit: change the code of monitoring/ instead.\n"
 WEBHOOK = "http://alert-webhook:9095"
 
-_METRICS_SERVICES = {"gateway": ("gateway-metrics", 8082), "triton": ("triton-metrics", 8002)}
+_METRICS_SERVICES = {
+    "gateway": ("gateway-metrics", 8082),
+    "triton": ("triton-metrics", 8002),
+    "drift": ("fast-lane-metrics", 9098),  # without the component `fast-lane` a name without addresses: no targets
+}
 _PLAIN, _OPERATOR, _DASHBOARDS = (
     f"{component}/generated" for component in ("prometheus", "prometheus-operator", "dashboards")
 )
@@ -76,7 +80,7 @@ def _prometheus() -> str:
 
     from monitoring.prometheus import configuration
 
-    document = yaml.safe_load(configuration(alertmanagers=["alertmanager:9093"]))
+    document = yaml.safe_load(configuration(alertmanagers=["alertmanager:9093"], detectors=["fast-lane-metrics:9098"]))
     for job in document["scrape_configs"]:
         name, port = _METRICS_SERVICES[job["job_name"]]
         del job["static_configs"]

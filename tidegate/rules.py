@@ -39,6 +39,7 @@ def rules(
     out: Annotated[Path | None, typer.Option(help="Write the files into this folder instead.")] = None,
     gateway: Annotated[list[str] | None, typer.Option(help="host:port of a gateway's metrics; may repeat.")] = None,
     triton: Annotated[list[str] | None, typer.Option(help="host:port of a Triton's metrics; may repeat.")] = None,
+    fast_lane: Annotated[list[str] | None, typer.Option(help="host:port of drift's fast lane; may repeat.")] = None,
     alertmanager: Annotated[list[str] | None, typer.Option(help="host:port of an Alertmanager; may repeat.")] = None,
     webhook: Annotated[str | None, typer.Option(help="Where Alertmanager posts, below it team and severity.")] = None,
     runbooks: Annotated[str | None, typer.Option(help="Address of docs/runbooks, for links in alerts.")] = None,
@@ -50,7 +51,7 @@ def rules(
     """
     console = Console(soft_wrap=True)
     if out is not None:
-        paths = _write(out, gateway, triton, alertmanager, webhook, runbooks)
+        paths = _write(out, gateway, triton, fast_lane, alertmanager, webhook, runbooks)
         typer.echo(json.dumps([str(path) for path in paths]) if json_ else "\n".join(map(str, paths)))
         return
     rows = list(watched(repository))
@@ -117,6 +118,7 @@ def _write(
     out: Path,
     gateways: list[str] | None,
     tritons: list[str] | None,
+    detectors: list[str] | None,
     alertmanagers: list[str] | None,
     webhook: str | None,
     runbooks: str | None,
@@ -134,6 +136,7 @@ def _write(
             gateways=gateways or GATEWAYS,
             tritons=tritons or TRITONS,
             alertmanagers=alertmanagers or (),
+            detectors=detectors or (),
             runbooks=runbooks or RUNBOOKS,
         )
     except ValueError as exc:

@@ -1,5 +1,7 @@
 """The whole system as processes of this machine: Triton, the gateway and Prometheus, for a laptop and for tests.
 
+Where it is asked for, the fast lane of drift is one of them.
+
 Each writes to a log of its own in `<state>/log`. They are ended in order, the gateway first so that it can answer what
 it has in hand; should this process be killed outright, Linux ends them.
 """
@@ -33,7 +35,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatev
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ports:
-    """Where everything listens, on 127.0.0.1."""
+    """Where everything listens, on 127.0.0.1; None where it isn't run."""
 
     http: int = 8080
     grpc: int = 8081
@@ -42,6 +44,7 @@ class Ports:
     triton_grpc: int = 8001
     triton_metrics: int = 8002
     prometheus: int = 9090
+    fast_lane: int | None = None
 
 
 @dataclass(slots=True)
@@ -118,7 +121,7 @@ class Stack:
         self._processes.clear()
 
     def pid(self, name: str) -> int:
-        """Process id of a part: `triton` (its supervisor), `gateway` or `prometheus`."""
+        """Process id of a part: `triton` (its supervisor), `gateway`, `prometheus` or `fast-lane`."""
         return next(process.popen.pid for process in self._processes if process.name == name)
 
     def _feedback_keys(self) -> Path:
@@ -138,10 +141,14 @@ class Stack:
             self.state / "prometheus",
             gateways=[f"127.0.0.1:{ports.metrics + number}" for number in range(self.processes)],
             tritons=[f"127.0.0.1:{ports.triton_metrics}"],
+            detectors=[] if ports.fast_lane is None else [f"127.0.0.1:{ports.fast_lane}"],
             scrape_interval_s=self.scrape_interval_s,
         )
         data = self.state / "prometheus" / "data"
         yield "prometheus", command(find_binary("prometheus"), config, data, f"127.0.0.1:{ports.prometheus}"), {}
+        if ports.fast_lane is not None:
+            options = (f"--prometheus={self.prometheus_url}", f"--listen=127.0.0.1:{ports.fast_lane}")
+            yield "fast-lane", [sys.executable, "-m", "monitoring.exporter", *options], {}
         yield (
             "triton",
             [
@@ -201,6 +208,8 @@ class Stack:
     def _check_ports(self) -> None:
         for name in Ports.__dataclass_fields__:
             port = getattr(self.ports, name)
+            if port is None:
+                continue
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
@@ -240,6 +249,7 @@ def addresses(stack: Stack) -> Table:
         ("gRPC", f"127.0.0.1:{ports.grpc}   (Open Inference Protocol: any tritonclient)"),
         ("metrics", f"http://127.0.0.1:{ports.metrics}/metrics   (Triton's: port {ports.triton_metrics})"),
         ("Prometheus", f"{stack.prometheus_url}/graph"),
+        *([] if ports.fast_lane is None else [("fast lane", f"http://127.0.0.1:{ports.fast_lane}/metrics")]),
         ("boards", "monitoring/dashboards/; `tidegate dashboards push` sends them to a Grafana"),
         ("logs", f"{stack.state / 'log'}/ and {stack.state / 'triton'}/"),
     ):

@@ -69,7 +69,7 @@ async def test_a_feature_has_few_series(serve: Any, tiny_repository: Repository)
 async def test_examples_are_refused_unless_they_are_kept(serve: Any) -> None:
     async with serve() as gateway:
         await ask_v2(gateway, np.full((40, 8, 8, 1), 255, np.uint8))
-        answer = await gateway.client.get("/v1/models/tiny/examples?feature=brightness")
+        answer = await gateway.client.get("/v1/examples/tiny?feature=brightness")
 
     assert answer.status_code == 400
     assert "TIDEGATE_EXAMPLES" in answer.json()["error"]
@@ -81,8 +81,8 @@ async def test_examples_show_the_requests_behind_a_drift(serve: Any) -> None:
             tensor = {"name": "image", "shape": [1, 8, 8, 1], "datatype": "UINT8", "data": [255] * 64}
             headers = {"x-request-id": f"white-{number}"}
             await gateway.client.post("/v2/models/tiny/infer", json={"inputs": [tensor]}, headers=headers)
-        answer = await gateway.client.get("/v1/models/tiny/versions/1/examples?feature=brightness")
-        unknown = await gateway.client.get("/v1/models/tiny/examples?feature=colour")
+        answer = await gateway.client.get("/v1/examples/tiny/versions/1?feature=brightness")
+        unknown = await gateway.client.get("/v1/examples/tiny?feature=colour")
 
     examples = answer.json()["examples"]
     assert answer.status_code == 200

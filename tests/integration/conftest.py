@@ -20,9 +20,9 @@ from tidegate.stack import Ports, Stack
 
 
 @contextmanager
-def running_stack(repository: Path, state: Path) -> Iterator[Stack]:
+def running_stack(repository: Path, state: Path, fast_lane: bool = False) -> Iterator[Stack]:
     """A ready stack, stopped at the end; its logs stay in `state`."""
-    names = Ports.__dataclass_fields__
+    names = [name for name in Ports.__dataclass_fields__ if fast_lane or name != "fast_lane"]
     ports = Ports(**dict(zip(names, free_ports(len(names)), strict=True)))
     stack = Stack(repository=repository, state=state, ports=ports, scrape_interval_s=1)
     try:
@@ -44,7 +44,7 @@ def wait_until(what: str, holds: Callable[[], Any], timeout_s: float = 60) -> An
 
 @pytest.fixture(scope="module")
 def stack_over() -> Any:
-    """`with stack_over(repository, state) as stack`."""
+    """`with stack_over(repository, state, fast_lane=False) as stack`."""
     return running_stack
 
 

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from monitoring.boardbook import board_texts
 from monitoring.dispersion import GROUP, GROUP_SAMPLES, dispersion_group
+from monitoring.fast_lane import EVIDENCE, SAMPLES, TIMESTAMP
 from monitoring.inventory import optional_metrics, used_metrics
 from monitoring.prometheus import command, find_binary, write_configuration
 from monitoring.question import bound, queries_of, selectors_of
@@ -71,10 +72,6 @@ class Gateway(Collector):
         info = Gauge("model_info", "1", (*by, "task"), registry=registry)
         ratio = Gauge("inference_feature_reference_ratio", "q", (*by, "feature", "bin", "tail"), registry=registry)
         samples = Gauge("inference_feature_reference_samples", "M", (*by, "feature"), registry=registry)
-        each = (*by, "feature")
-        evidence = Gauge("inference_feature_evidence", "of the fast lane", each, registry=registry)
-        behind = Gauge("inference_feature_evidence_samples", "n", each, registry=registry)
-        Gauge("inference_feature_evidence_timestamp_seconds", "t", registry=registry).set_to_current_time()
         right = Gauge("inference_confidence_accuracy_ratio", "right", (*by, "bin"), registry=registry)
         facts = {
             "model_slo_latency_threshold_seconds": 0.1,
@@ -91,8 +88,6 @@ class Gateway(Collector):
                 gauge.labels(*version).set(value)
             for feature in ("brightness", "confidence", "prediction"):
                 samples.labels(*version, feature).set(1_000)
-                evidence.labels(*version, feature).set(1)
-                behind.labels(*version, feature).set(1_000)
             for (name, tail), share in BINS.items():
                 for feature in ("brightness", "confidence"):
                     ratio.labels(*version, feature, name, tail).set(share)
@@ -173,6 +168,24 @@ class Triton(Collector):
         return []
 
 
+class FastLane(Collector):
+    """Serves the metrics of drift's fast lane, as `monitoring.exporter` names them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        registry.register(self)
+        by = ("model", "version", "feature")
+        evidence = Gauge(EVIDENCE, "e", by, registry=registry)
+        samples = Gauge(SAMPLES, "n", by, registry=registry)
+        Gauge(TIMESTAMP, "t", registry=registry).set_to_current_time()
+        for version in MODELS:
+            for feature in ("brightness", "confidence", "prediction"):
+                evidence.labels(*version, feature).set(1)
+                samples.labels(*version, feature).set(1_000)
+
+    def collect(self) -> Iterable[Metric]:
+        return []
+
+
 class Client:
     """Asks a Prometheus at a port of this machine."""
 
@@ -202,11 +215,17 @@ class Client:
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("prometheus")
-    with exporter(Gateway) as gateway, exporter(Triton) as triton, httpx.Client(timeout=10) as http:
+    with (
+        exporter(Gateway) as gateway,
+        exporter(Triton) as triton,
+        exporter(FastLane) as detector,
+        httpx.Client(timeout=10) as http,
+    ):
         config = write_configuration(
             folder,
             gateways=[f"127.0.0.1:{gateway}"],
             tritons=[f"127.0.0.1:{triton}"],
+            detectors=[f"127.0.0.1:{detector}"],
             scrape_interval_s=1,
             slow_interval_s=1,
         )
@@ -251,9 +270,9 @@ def running(line: list[str], log: Any) -> Iterator[None]:
 
 
 def has_data(client: Client) -> bool:
-    """Both targets are up, every rule has recorded, and drift has been seen; it waits for enough samples."""
+    """All targets are up, every rule has recorded, and drift has been seen; it waits for enough samples."""
     drifted = 'ALERTS{alertname="FeatureDrift"} and on () ALERTS{alertname="Watchdog"}'
-    return len(client.query("up == 1")) == 2 and not silent(client) and bool(client.query(drifted))
+    return len(client.query("up == 1")) == 3 and not silent(client) and bool(client.query(drifted))
 
 
 def silent(client: Client) -> list[str]:
@@ -270,10 +289,11 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
         pause.wait(0.1)
 
 
-def test_both_jobs_are_up(prometheus: Client) -> None:
+def test_all_jobs_are_up(prometheus: Client) -> None:
     targets = prometheus.get("targets")["activeTargets"]
+    health = {target["labels"]["job"]: target["health"] for target in targets}
 
-    assert {target["labels"]["job"]: target["health"] for target in targets} == {"gateway": "up", "triton": "up"}
+    assert health == dict.fromkeys(("gateway", "triton", "drift"), "up")
 
 
 def test_every_rule_runs_and_records_something(prometheus: Client) -> None:

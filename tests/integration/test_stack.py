@@ -17,10 +17,13 @@ import tritonclient.grpc as triton
 from PIL import Image
 
 from monitoring.boardbook import board_texts
+from monitoring.exporter import DELAY_S
+from monitoring.fast_lane import STALE_S, TIMESTAMP
 from monitoring.inventory import optional_metrics, used_metrics
 from monitoring.promql import metric_names
 from monitoring.question import bound, queries_of
 from monitoring.rulebook import rule_groups
+from tidegate.error import StackError
 from tidegate.stack import Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -42,7 +45,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, stack_over: Any, make_versio
     make_version(root)
     make_version(root, name="broken")
     (root / "broken" / "1" / "model.onnx").write_bytes(b"no onnx")
-    with stack_over(root, folder / "run") as running:
+    with stack_over(root, folder / "run", fast_lane=True) as running:
         yield running
 
 
@@ -85,10 +88,35 @@ def test_every_metric_that_rules_and_panels_use_is_exported(
         names = set(ask.get("/api/v1/label/__name__/values").json()["data"])
         return used_metrics() <= names
 
+    def jobs() -> set[str]:
+        up = ask.get("/api/v1/query", params={"query": "up == 1"}).json()["data"]["result"]
+        return {sample["metric"]["job"] for sample in up}
+
     with ask:
         wait_until("every used metric is in Prometheus", missing)
-        up = ask.get("/api/v1/query", params={"query": "up == 1"}).json()["data"]["result"]
-        assert {sample["metric"]["job"] for sample in up} == {"gateway", "triton"}
+        wait_until("every job is up", lambda: jobs() == {"gateway", "triton", "drift"})
+
+
+def test_the_fast_lane_reads_what_prometheus_has_and_is_scraped(stack: Stack, wait_until: Callable[..., Any]) -> None:
+    """Evidence comes with the next ten minutes of the clock, which a test doesn't wait for."""
+    ask = httpx.Client(base_url=stack.prometheus_url, timeout=10, trust_env=False)
+
+    def behind_s() -> list[Any]:
+        found = ask.get("/api/v1/query", params={"query": f"time() - {TIMESTAMP}"}).json()["data"]["result"]
+        return [float(sample["value"][1]) for sample in found]
+
+    with ask:
+        (late,) = wait_until("the fast lane has read", behind_s)
+    assert DELAY_S <= late < STALE_S
+    assert "WARNING" not in (stack.state / "log" / "fast-lane.log").read_text()
+
+
+def test_the_fast_lane_s_death_is_one_sentence(tmp_path: Path, stack_over: Any, make_version: Any) -> None:
+    make_version(tmp_path / "model_repository")
+    with stack_over(tmp_path / "model_repository", tmp_path / "run", fast_lane=True) as stack:
+        os.kill(stack.pid("fast-lane"), signal.SIGKILL)
+        with pytest.raises(StackError, match=r"fast-lane ended with code -9; the end of .*fast-lane\.log:"):
+            stack.wait_for("nobody")
 
 
 def test_every_board_shows_the_traffic(stack: Stack, client: httpx.Client, wait_until: Callable[..., Any]) -> None:
@@ -96,7 +124,8 @@ def test_every_board_shows_the_traffic(stack: Stack, client: httpx.Client, wait_
     reads = {rule.record: metric_names(rule.expr) for group in rule_groups() for rule in group.rules}
     late = {rule.record for group in rule_groups() if group.interval_s for rule in group.rules}
     late |= optional_metrics() | {"ALERTS", "ALERTS_FOR_STATE"}
-    late |= {record for record, names in reads.items() if names & late}
+    while more := {record for record, names in reads.items() if names & late} - late:
+        late |= more
     asked = {
         bound(expr, model="tiny", version="1", feature="brightness"): f"{name}: {where}"
         for name, text in board_texts().items()

@@ -22,7 +22,7 @@ OVERLAYS = ("cpu", "gpu")
 # In the order in which they are applied; `images` is the last.
 COMPONENTS = (
     "gpu", "engine-build", "node-cache", "mig", "image-volume", "feedback", "network-policy", "prometheus",
-    "prometheus-operator", "hpa", "keda", "ingress", "team", "training", "retrain", "images",
+    "prometheus-operator", "hpa", "keda", "ingress", "team", "training", "retrain", "fast-lane", "images",
 )  # fmt: skip
 BROUGHT_ALONG = ("dashboards",)
 NEEDS = {"retrain": {"training"}, "node-cache": {"engine-build"}, "mig": {"gpu", "engine-build"}}

@@ -1,6 +1,8 @@
 """Every overlay and combination builds, and every object is valid for three Kubernetes versions, strictly."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -12,11 +14,15 @@ from tests.k8s.cluster import (
     COMPONENTS,
     K8S,
     OVERLAYS,
+    ROOT,
     Case,
     Object,
+    built,
     cases,
     composed,
     everything,
+    named,
+    of_kind,
     overlay,
     pods,
 )
@@ -52,6 +58,30 @@ def test_a_combination_is_valid(case: Case) -> None:
     assert len({(o["kind"], o["metadata"]["name"]) for o in objects}) == len(objects)
     for each in objects:
         check(each)
+
+
+def test_an_overlay_as_the_pages_show_it_keeps_replicas_settings_and_routes(tmp_path: Path) -> None:
+    whole = re.search(r"(?:^    .+\n)+", (K8S / "README.md").read_text().partition("in this order:\n\n")[2], re.M)
+    part = re.search(
+        r"^```yaml\n(configMapGenerator:\n.*?)^```", (ROOT / "docs/kubernetes.md").read_text(), re.M | re.S
+    )
+    assert whole
+    assert part
+    overlay = yaml.safe_load(whole[0]) | yaml.safe_load(part[1])
+    for key in ("resources", "components"):
+        overlay[key] = [os.path.relpath((K8S / "overlays/mine" / path).resolve(), tmp_path) for path in overlay[key]]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    (tmp_path / "routes.yaml").write_text("routes: [{name: tiny, targets: [{model: tiny, version: 1}]}]")
+
+    objects = built(tmp_path)
+    configured = {name: data for each in of_kind(objects, "ConfigMap") for name, data in each["data"].items()}
+    assert {o["metadata"]["name"]: o["spec"]["replicas"] for o in of_kind(objects, "Deployment")} == {
+        "gateway": 2,
+        "triton": 2,
+    }
+    assert named(objects, "ConfigMap", "routes")["data"]["routes.yaml"].startswith("routes: [{name: tiny")
+    assert configured["TIDEGATE_MAX_INFLIGHT"] == "1024"
+    assert configured["TIDEGATE_ROUTES"] == "/etc/tidegate/routes/routes.yaml"
 
 
 def test_a_wrong_field_would_be_seen() -> None:

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from contract import Contract
+from monitoring.fast_lane import TIMESTAMP
 from serving.runtime import find
 from tests.conftest import MakeVersion
-from tests.k8s.cluster import K8S, ROOT, Object, deployed, named, overlay
+from tests.k8s.cluster import K8S, ROOT, Object, composed, deployed, named, overlay
 from tests.k8s.dockerfile import instructions
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -113,6 +114,24 @@ def test_the_pods_become_ready_and_answer(installed: Path, repository: Contract,
     assert written == {"/x": False, "/models/repository/x": False, "/opt/tidegate/x": False, "/tmp/x": True}
     assert outcome["ran"][" ".join(loader["startupProbe"]["exec"]["command"])][0] == 0
     assert outcome["codes"] == {"triton": 0, "loader": 0, "gateway": 0}, outcome["logs"]
+
+
+def test_the_fast_lane_runs_in_the_gateway_s_image(installed: Path, tmp_path: Path) -> None:
+    """Without its Prometheus, which it waits for; it ends at once when told to."""
+    pod = deployed(composed(("fast-lane",)), "fast-lane")
+    (tmp_path / "volume").mkdir()
+    path = {"PATH": f"{INSTALLED}/bin:/usr/bin:/bin"}
+    volumes = {"models": tmp_path / "volume"}
+
+    lane = contained(pod, pod["containers"][0], volumes, {INSTALLED: installed}, path)
+    outcome = run_pod(tmp_path, [lane], [{"port": 9098, "path": "/metrics"}])
+
+    assert outcome["ready"], outcome["logs"]
+    ((status, metrics),) = outcome["answers"]
+    assert status == 200
+    assert f"# TYPE {TIMESTAMP} gauge" in metrics
+    assert outcome["codes"] == {"fast-lane": 0}, outcome["logs"]
+    assert "Prometheus at http://prometheus:9090 can't be reached" in outcome["logs"]["fast-lane"]
 
 
 @pytest.mark.parametrize(

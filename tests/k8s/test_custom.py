@@ -90,6 +90,38 @@ def test_scaled_objects_name_deployments() -> None:
         assert named(objects, "Deployment", each["spec"]["scaleTargetRef"]["name"])
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "clients"),
+    [
+        ("GET", "/v1/models", True),
+        ("GET", "/v1/models/m", True),
+        ("POST", "/v1/models/m/predict", True),
+        ("POST", "/v1/models/m/versions/1/predict", True),
+        ("POST", "/v1/feedback", True),
+        ("POST", "/v2/models/m/infer", True),
+        ("GET", "/v2/health/ready", True),
+        ("GET", "/docs/models/m", True),
+        ("GET", "/openapi.json", True),
+        ("GET", "/v1/examples/m", False),
+        ("GET", "/v1/examples/m/versions/1", False),
+        ("GET", "/v1/routes", False),
+        ("GET", "/v1/routes/r/disagreements", False),
+        ("GET", "/health/live", False),
+        ("GET", "/metrics", False),
+    ],
+)
+def test_only_what_clients_ask_comes_in(method: str, path: str, clients: bool) -> None:
+    (route,) = of_kind(composed(("ingress",)), "HTTPRoute")
+    matches = [each for rule in route["spec"]["rules"] for each in rule["matches"]]
+
+    def fits(each: Object) -> bool:
+        kind, value = each["path"]["type"], each["path"]["value"]
+        below = kind == "PathPrefix" and path.startswith(f"{value}/")
+        return each.get("method", method) == method and (path == value or below)
+
+    assert any(map(fits, matches)) is clients
+
+
 def test_routes_belong_to_a_listener_and_lead_to_a_service() -> None:
     objects = composed(("ingress",))
     (gateway,) = of_kind(objects, "Gateway")

@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 from monitoring import find_binary
+from monitoring.exporter import LISTEN
 from monitoring.inventory import used_metrics
 from monitoring.limit import MAX_SAMPLES
 from monitoring.promql import metric_names
 from monitoring.rulebook import rule_groups
-from tests.k8s.cluster import K8S, ROOT, composed, deployed, labels, named, of_kind, pods
+from tests.k8s.cluster import K8S, ROOT, composed, deployed, labels, matches, named, of_kind, pods, ports_of
 from tidegate.manifest import manifests, texts
 
 COMPONENTS = K8S / "components"
@@ -111,13 +112,15 @@ def test_promtool_accepts_the_configuration_that_is_mounted(tmp_path: Path) -> N
 
 
 def test_prometheus_scrapes_services_that_exist_under_the_jobs_of_the_rules() -> None:
-    objects = composed(("prometheus",))
+    objects = composed(("prometheus", "fast-lane"))
     document = yaml.safe_load(named_config(objects, "prometheus")["prometheus.yml"])
+    workload = {"gateway": "gateway", "triton": "triton", "drift": "fast-lane"}
 
+    assert {job["job_name"] for job in document["scrape_configs"]} == workload.keys() == MAX_SAMPLES.keys()
     for job in document["scrape_configs"]:
         (discovery,) = job["dns_sd_configs"]
         service = named(objects, "Service", discovery["names"][0])
-        assert service["spec"]["selector"] == {"app.kubernetes.io/name": job["job_name"]}
+        assert service["spec"]["selector"] == {"app.kubernetes.io/name": workload[job["job_name"]]}
         assert discovery["port"] in {port["port"] for port in service["spec"]["ports"]}
         assert job["sample_limit"] == MAX_SAMPLES[job["job_name"]]
     (alertmanager,) = document["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
@@ -126,18 +129,29 @@ def test_prometheus_scrapes_services_that_exist_under_the_jobs_of_the_rules() ->
 
 
 def test_monitors_scrape_with_limits_under_the_jobs_of_the_rules() -> None:
-    objects = composed(("prometheus-operator",))
-    templates = {labels(pod)["app.kubernetes.io/name"]: pod for _, pod in pods(objects)}
+    objects = composed(("prometheus-operator", "fast-lane"))
+    templates = [pod for _, pod in pods(objects)]
 
     for each in of_kind(objects, "PodMonitor"):
         name, spec = each["metadata"]["name"], each["spec"]
-        job = labels(templates[name])[spec["jobLabel"]]
+        (scraped,) = (pod for pod in templates if matches(spec["selector"], labels(pod)))
+        job = labels(scraped)[spec["jobLabel"]]
         assert job == name
         assert spec["sampleLimit"] == MAX_SAMPLES[job]
         assert min(spec["labelLimit"], spec["labelNameLengthLimit"], spec["labelValueLengthLimit"]) > 0
         assert [endpoint["port"] for endpoint in spec["podMetricsEndpoints"]] == ["metrics"]
-    # The fast lane of drift is run where somebody wants it: no component starts its exporter.
-    assert {each["metadata"]["name"] for each in of_kind(objects, "PodMonitor")} == set(MAX_SAMPLES) - {"drift"}
+        assert "metrics" in ports_of(scraped)
+    assert {each["metadata"]["name"] for each in of_kind(objects, "PodMonitor")} == set(MAX_SAMPLES)
+
+
+def test_the_fast_lane_listens_where_it_does_on_a_laptop_and_asks_the_prometheus_beside_it() -> None:
+    objects = composed(("prometheus", "fast-lane"))
+    pod = {"spec": deployed(objects, "fast-lane")}
+    options = dict(argument.removeprefix("--").split("=") for argument in pod["spec"]["containers"][0]["args"])
+    service, _, port = options["prometheus"].removeprefix("http://").partition(":")
+
+    assert options["listen"].rpartition(":")[2] == LISTEN.rpartition(":")[2] == str(ports_of(pod)["metrics"])
+    assert int(port) in {each["port"] for each in named(objects, "Service", service)["spec"]["ports"]}
 
 
 def test_dashboards_carry_the_sidecars_label_and_are_mounted_where_grafana_looks() -> None:

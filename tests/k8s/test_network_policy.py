@@ -22,7 +22,12 @@ OUTSIDE: dict[str, Place] = {
     "dns": ({"kubernetes.io/metadata.name": "kube-system"}, {"k8s-app": "kube-dns"}),
     "alert-webhook": (OWN_NAMESPACE, {"app.kubernetes.io/name": "alert-webhook"}),
 }
-OUTER_PORTS = {"dns": {"dns": 53}, "alert-webhook": {"http": 9095}, "anyone": {"https": 443, "http": 80}}
+OUTER_PORTS = {
+    "cluster's prometheus": {"http": 9090, "other": 9091},
+    "dns": {"dns": 53},
+    "alert-webhook": {"http": 9095},
+    "anyone": {"https": 443, "http": 80},
+}
 
 ARROWS: set[Arrow] = {
     ("client", "gateway", "http"),
@@ -40,7 +45,14 @@ ARROWS: set[Arrow] = {
     ("alertmanager", "alert-webhook", "http"),
     ("alertmanager", "dns", "dns"),
 }
+GATEWAY_AND_TRITON = {arrow for arrow in ARROWS if {arrow[0], arrow[1]} <= {"client", "gateway", "triton", "dns"}}
 OPERATOR: set[Arrow] = {("cluster's prometheus", "gateway", "metrics"), ("cluster's prometheus", "triton", "metrics")}
+FAST_LANE: set[Arrow] = {
+    ("fast-lane", "dns", "dns"),
+    ("fast-lane", "cluster's prometheus", "http"),
+    ("cluster's prometheus", "fast-lane", "metrics"),
+}
+OF_THIS_NAMESPACE: set[Arrow] = {("fast-lane", "prometheus", "http"), ("prometheus", "fast-lane", "metrics")}
 TRAINING: set[Arrow] = {("train", "dns", "dns"), ("train-nodes", "dns", "dns")}
 
 
@@ -88,9 +100,15 @@ def test_the_arrows_of_the_design_and_no_others() -> None:
 
 
 def test_the_operators_prometheus_reaches_metrics_only() -> None:
-    gateway_and_triton = {arrow for arrow in ARROWS if {arrow[0], arrow[1]} <= {"client", "gateway", "triton", "dns"}}
+    assert set(Network(composed(("network-policy", "prometheus-operator"))).arrows()) == GATEWAY_AND_TRITON | OPERATOR
 
-    assert set(Network(composed(("network-policy", "prometheus-operator"))).arrows()) == gateway_and_triton | OPERATOR
+
+def test_the_fast_lane_and_prometheus_reach_each_other_only() -> None:
+    beside = Network(composed(("network-policy", "prometheus", "fast-lane")))
+    operators = Network(composed(("network-policy", "prometheus-operator", "fast-lane")))
+
+    assert set(beside.arrows()) == ARROWS | FAST_LANE | OF_THIS_NAMESPACE
+    assert set(operators.arrows()) == GATEWAY_AND_TRITON | OPERATOR | FAST_LANE
 
 
 def test_training_reaches_its_like_only() -> None:

@@ -198,6 +198,7 @@ def test_probes_ask_for_paths_that_exist() -> None:
         "prometheus": {"/-/ready", "/-/healthy"},
         "alertmanager": {"/-/ready", "/-/healthy"},
         "grafana": {"/api/health"},
+        "fast-lane": {"/metrics"},  # asked in test_container.py
         "retrain": {route.path for route in create_receiver(_NO_PLANE, None).routes},  # type: ignore[attr-defined]
     }
     for owner, pod in every_pod():

@@ -20,6 +20,13 @@ def test_both_jobs_are_scraped_with_limits() -> None:
         assert min(job["sample_limit"], job["label_limit"], job["label_value_length_limit"]) > 0
 
 
+def test_the_fast_lane_is_a_job_where_it_runs() -> None:
+    *others, drift = yaml.safe_load(configuration(detectors=["127.0.0.1:19098"]))["scrape_configs"]
+
+    assert (drift["job_name"], drift["static_configs"]) == ("drift", [{"targets": ["127.0.0.1:19098"]}])
+    assert others == yaml.safe_load(configuration())["scrape_configs"]
+
+
 def test_alerts_go_to_every_alertmanager() -> None:
     read = yaml.safe_load(configuration(alertmanagers=["127.0.0.1:9093", "127.0.0.1:9094"]))
 

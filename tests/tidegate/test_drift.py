@@ -41,7 +41,7 @@ def gateway() -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            known = self.path == "/v1/models/m/versions/1/examples?feature=x"
+            known = self.path == "/v1/examples/m/versions/1?feature=x"
             example = {
                 "bin": "19",
                 "time": int(time.time()),
