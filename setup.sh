@@ -9,6 +9,8 @@
 #   .venv-triton      NVIDIA's Triton server with ONNX Runtime, apart because its stub needs numpy < 2
 #   .venv-kserve      KServe's Python client, which a test asks the gateway with; only for `./setup.sh test`,
 #                     apart because it needs older versions than this project
+#   .venv-s3          moto's server, which tests copy models to as to S3; only for `./setup.sh test`,
+#                     apart for the same reason
 #
 # PYTHON=/path/to/python3.11 chooses the interpreter.
 set -eu
@@ -125,6 +127,15 @@ install_kserve() {
     echo "$stamp" >.venv-kserve/.stamp
 }
 
+install_s3() {
+    requirements=tests/k8s/s3-requirements.txt
+    stamp=$(sha256sum <"$requirements" | cut -d' ' -f1)
+    environment .venv-s3 "$stamp" || return 0
+    say "installing moto's S3 server into .venv-s3, to copy models to it (about 15 seconds)"
+    pip_install .venv-s3 --no-deps --no-compile --requirement "$requirements"
+    echo "$stamp" >.venv-s3/.stamp
+}
+
 install_foreign() {
     requirements=tests/integration/foreign-requirements.txt
     stamp=$(cat "$requirements" .venv/.stamp | sha256sum | cut -d' ' -f1)
@@ -153,6 +164,7 @@ install_project
 install_triton
 if [ "${1:-}" = test ]; then
     install_kserve
+    install_s3
     install_foreign
     fetch_data
 fi

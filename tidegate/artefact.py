@@ -103,7 +103,11 @@ class Artefact:
 
     def configure(self, configs: Mapping[str, str]) -> None:
         """Move the tag to a manifest of all versions and what is served of them."""
-        layers = [layer for layer in self._layers() if _is_version(layer)] + self._added
+        versions = {_version_of(layer): layer for layer in self._layers() if _is_version(layer)}
+        for layer in self._added:
+            if versions.setdefault(_version_of(layer), layer)["digest"] != layer["digest"]:
+                raise DeliveryError(f"{_version_of(layer)} came in meanwhile, from elsewhere: copy again")
+        layers = list(versions.values())
         layers.append(self._send(_LAYER, lambda file: _write_configs(file, {**self.configs(), **configs})))
         image = {
             "architecture": "amd64",

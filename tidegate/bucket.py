@@ -8,15 +8,18 @@ An object is there whole or not at all, and one named by its content never chang
 """
 
 import hashlib
+import html
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore, from_url
 
 from contract import Contract
@@ -30,6 +33,16 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "az")
 
 _RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+_SILENCE_S = 120.0  # the server says nothing while it takes a part of 5 MiB, which a slow line has to send by then
+_PARTS = 4  # that share the line
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+# What is found in the library's reports: a server's answer, one without a text, a server that gives none, and causes.
+_ANSWER = re.compile(r"<Code>(?P<code>.*?)</Code>\s*<Message>(?P<message>.*?)</Message>", re.DOTALL)
+_REFUSED = re.compile(r"Server returned non-2xx status code: (?P<status>[^:]+)")
+_UNANSWERED = re.compile(r"Error performing \w+ (?P<server>\w+://[^/\s]+).* - HTTP error: ")
+_CREDENTIALS = re.compile(r"Error performing \w+ \S+/latest/(api/token|meta-data/)")
+_CAUSE = re.compile(r"^ *(?:\w+: )?\"?(\w.*?)\"?,$", re.MULTILINE)
 
 
 class Bucket:
@@ -40,10 +53,17 @@ class Bucket:
         self._address = address
 
     @classmethod
-    def at(cls, address: str) -> "Bucket":
-        """The one at `s3://bucket/prefix`; DeliveryError for an address that isn't one."""
+    def at(cls, address: str, *, silence_s: float = _SILENCE_S) -> "Bucket":
+        """The one at `s3://bucket/prefix`, given up when silent; DeliveryError for an address that isn't one."""
         plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"  # a store of one's own, without TLS
-        client: ClientConfig = {"connect_timeout": "10 seconds", "timeout": "10 minutes", "allow_http": plain}
+        if address.startswith("s3:"):
+            _check_endpoint(plain=plain)
+        client: ClientConfig = {
+            "connect_timeout": "10 seconds",
+            "read_timeout": timedelta(seconds=silence_s),
+            "timeout": "1 day",  # a large file takes what it takes
+            "allow_http": plain,
+        }
         with _explained(address):
             return cls(from_url(address, client_options=client, retry_config=_RETRIES), address)
 
@@ -70,8 +90,8 @@ class Bucket:
         with _explained(self._address):
             for entry in Contract.load(folder).artifacts:
                 if not self._holds(entry):
-                    obstore.put(self._objects, _blob(entry), folder / entry.path)
-            obstore.put(self._objects, str(_contract_of(version)), folder / CONTRACT_FILE)
+                    obstore.put(self._objects, _blob(entry), folder / entry.path, max_concurrency=_PARTS)
+            self._claim(version, (folder / CONTRACT_FILE).read_bytes())
 
     def configure(self, configs: Mapping[str, str]) -> None:
         """One object a model."""
@@ -94,6 +114,17 @@ class Bucket:
         except FileNotFoundError:
             return False
 
+    def _claim(self, version: Version, contract_text: bytes) -> None:
+        """Put the contract where none is: of two copies at once, the first one's stays."""
+        path = _contract_of(version)
+        try:
+            obstore.put(self._objects, str(path), contract_text, mode="create")
+        except AlreadyExistsError:
+            if self._read(path) != contract_text:
+                raise DeliveryError(f"{version} came in meanwhile, from elsewhere: copy again") from None
+        except NotImplementedError:  # AWS_CONDITIONAL_PUT=disabled, for a store that can't do it
+            obstore.put(self._objects, str(path), contract_text)
+
     def _download(self, entry: Artifact, target: Path) -> None:
         with _explained(self._address), target.open("wb") as file:
             for piece in obstore.get(self._objects, _blob(entry)):
@@ -108,10 +139,52 @@ def _contract_of(version: Version) -> PurePosixPath:
     return PurePosixPath("models", version.model, str(version.number), CONTRACT_FILE)
 
 
+def _check_endpoint(*, plain: bool) -> None:
+    """Of one that is none the library makes a panic, of one without TLS a `builder error`."""
+    for name in _ENDPOINTS:
+        endpoint = os.environ.get(name)
+        if endpoint is None:
+            continue
+        if not _is_server(endpoint):
+            raise DeliveryError(f"expected an address like https://s3.example.com in {name}, got {endpoint!r}")
+        if not plain and urlsplit(endpoint).scheme == "http":
+            raise DeliveryError(f"{name} is {endpoint}, without TLS: set AWS_ALLOW_HTTP=true if you mean that")
+
+
+def _is_server(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and " " not in address
+
+
 @contextmanager
 def _explained(address: str) -> Iterator[None]:
-    """The library's first line is for people; what follows is its source."""
+    """What the library, or the disk, reports."""
     try:
         yield
     except (BaseError, OSError, ValueError) as exc:
-        raise DeliveryError(f"{address}: {str(exc).partition(chr(10))[0]}") from exc
+        raise DeliveryError(f"{address}: {_sentence(str(exc))}") from exc
+
+
+def _sentence(report: str) -> str:
+    """The library's first line is for people, unless something better is in the answer or the causes that follow it."""
+    first = report.partition("\n")[0]
+    if _CREDENTIALS.search(first):
+        return (
+            "no credentials: expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or a role of "
+            "this machine or pod"
+        )
+    if answer := _ANSWER.search(report):
+        if answer["code"] == "NoSuchKey":  # which one, the answer doesn't say
+            return first.partition(": Error performing")[0]
+        message = " ".join(html.unescape(answer["message"]).split())
+        return f"the store answered {answer['code']}: {message}"
+    if refused := _REFUSED.search(first):
+        return f"the store answered {refused['status']}"
+    if asked := _UNANSWERED.search(first):
+        causes = _CAUSE.findall(report)
+        return f"no answer from {asked['server']}" + (f": {causes[-1]}" if causes else "")
+    return first

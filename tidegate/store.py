@@ -173,7 +173,7 @@ def synchronise(source: Store, target: Store, *, models: Sequence[str] = (), say
             shutil.rmtree(place, ignore_errors=True)
     before = target.configs()
     changed = {model: configs[model] for model in (models or known) if before.get(model) != configs[model]}
-    if changed:
+    if changed or copied:  # in a registry, versions are there with the next tag only
         target.configure(changed)
     return Synced(copied=tuple(copied), configured=tuple(sorted(changed)))
 

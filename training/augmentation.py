@@ -96,6 +96,38 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Light:
+    """Let each image be taken in another light: each of its channels is multiplied by `1 - most` to `1 + most`."""
+
+    most: float
+
+    def __post_init__(self) -> None:
+        """Refuse what would be more than black."""
+        if not 0 <= self.most <= 1:
+            raise ValueError(f"expected a share from 0 to 1, got {self.most}")
+
+    def __call__(self, inputs: Inputs, /) -> Inputs:
+        """Augment the first input, `UINT8` `[N, H, W, C]`; other inputs stay as they are."""
+        image_NHWC, *others = inputs
+        num, _, _, channels = image_NHWC.shape
+        gain_N11C = (1 + self.most * (2 * torch.rand(num, 1, 1, channels) - 1)).to(image_NHWC.device)
+        return ((image_NHWC * gain_N11C).round().clamp(0, 255).to(image_NHWC.dtype), *others)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InOrder:
+    """Several, one after the other."""
+
+    steps: tuple[Augment, ...]
+
+    def together(self, inputs: Inputs, targets: Any, /) -> tuple[Inputs, Any]:
+        """Let each change what the one before it made."""
+        for step in self.steps:
+            inputs, targets = augmented(step, inputs, targets)
+        return inputs, targets
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShiftAndHiss:
     """Move each sound by up to `max_shift` samples, zeros coming in, and add noise of up to `max_hiss` of its power.
 

@@ -1,6 +1,7 @@
 """Copies of a model repository between a folder, a bucket and a registry: whole, verified, gone on with, and no less.
 
-The bucket is the object store library's own in memory; the registry is the real one of Debian's package.
+One bucket is the object store library's own in memory, the other one is S3 as moto's server speaks it, signatures
+verified; the registry is the real one of Debian's package.
 """
 
 import shutil
@@ -11,10 +12,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import obstore
 import pytest
 from obstore.store import MemoryStore
 
-from contract import DigestMismatch, Repository
+from contract import Contract, DigestMismatch, Repository
+from contract.digest import artifact
 from tests.conftest import MakeVersion
 from tests.port import free_ports
 from tidegate.artefact import Artefact
@@ -62,7 +65,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(10)
 
 
-@pytest.fixture(params=["folder", "bucket", "registry"])
+@pytest.fixture(params=["folder", "bucket", "s3", "registry"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Opens one and the same place, each time anew."""
     match request.param:
@@ -71,9 +74,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         case "bucket":
             objects = MemoryStore()
             return lambda: Bucket(objects, "memory:///")
+        case "s3":
+            address = request.getfixturevalue("s3")
+            return lambda: Bucket.at(address)
         case _:
-            address = request.getfixturevalue("registry")
-            return lambda: Artefact(f"{address}/{tmp_path.name.replace('_', '-').lower()}/models:latest")
+            host = request.getfixturevalue("registry")
+            return lambda: Artefact(f"{host}/{tmp_path.name.replace('_', '-').lower()}/models:latest")
 
 
 def test_a_repository_comes_through_as_it_was(place: Place, source: Path, tmp_path: Path) -> None:
@@ -94,6 +100,17 @@ def test_what_is_there_already_isn_t_copied(place: Place, source: Path, make_ver
     make_version(source, version=2)
     assert synchronise(Folder(source), place()) == Synced(copied=(SECOND,), configured=("tiny",))
     assert set(place().versions()) == {FIRST, SECOND}
+
+
+def test_a_version_that_isn_t_served_yet_is_copied(place: Place, source: Path, make_version: MakeVersion) -> None:
+    before = (source / "tiny/config.pbtxt").read_text()
+    synchronise(Folder(source), place())
+    make_version(source, version=2)
+    (source / "tiny/config.pbtxt").write_text(before)
+
+    assert synchronise(Folder(source), place()) == Synced(copied=(SECOND,), configured=())
+    assert set(place().versions()) == {FIRST, SECOND}
+    assert place().configs() == {"tiny": before}
 
 
 def test_a_rollback_copies_only_what_is_served(place: Place, source: Path, make_version: MakeVersion) -> None:
@@ -133,6 +150,24 @@ def test_a_published_version_never_changes(
         synchronise(Folder(other), place())
 
 
+def test_of_two_copies_at_once_the_first_one_s_version_stays(
+    place: Place, source: Path, tmp_path: Path, make_version: MakeVersion
+) -> None:
+    other = tmp_path / "other" / "models"
+    make_version(other, description="another one")
+
+    class Overtaken(Folder):
+        def fetch(self, version: Version, folder: Path) -> None:
+            super().fetch(version, folder)
+            synchronise(Folder(other), place())
+
+    with pytest.raises(DeliveryError, match="tiny version 1 came in meanwhile, from elsewhere: copy again"):
+        synchronise(Overtaken(source), place())
+    assert place().versions() == Folder(other).versions()
+    synchronise(place(), Folder(tmp_path / "target" / "models"))
+    assert contents(tmp_path / "target/models") == contents(other)
+
+
 def test_only_the_named_models_are_copied(place: Place, source: Path, make_version: MakeVersion) -> None:
     make_version(source, name="other")
 
@@ -156,6 +191,50 @@ def test_a_copy_that_was_broken_off_goes_on(source: Path, tmp_path: Path) -> Non
 
     assert (tmp_path / "target/models/tiny/1/model.onnx").stat().st_ino == kept
     assert contents(tmp_path / "target/models") == contents(source)
+
+
+@pytest.mark.parametrize("place", ["bucket", "s3"], indirect=True)
+def test_an_upload_that_was_broken_off_goes_on(place: Place, source: Path, tmp_path: Path) -> None:
+    """The first try has no second file; the next one has no first file any more, and needs none."""
+    first, second = (shutil.copytree(source / "tiny/1", tmp_path / name / "tiny/1") for name in ("first", "second"))
+    (first / "golden.npz").unlink()
+    with pytest.raises(DeliveryError, match="No such file"):
+        place().add(FIRST, first)
+    assert place().versions() == {}
+
+    (second / "model.onnx").unlink()
+    place().add(FIRST, second)
+
+    assert place().versions() == Folder(source).versions()
+    place().fetch(FIRST, tmp_path / "back/tiny/1")
+    assert contents(tmp_path / "back/tiny/1") == contents(source / "tiny/1")
+
+
+@pytest.mark.parametrize("place", ["bucket", "s3"], indirect=True)
+def test_an_object_that_was_changed_is_refused(place: Place, source: Path, tmp_path: Path) -> None:
+    synchronise(Folder(source), place())
+    model = Contract.load(source / "tiny/1").artifacts[0]
+    bucket = place()
+    assert isinstance(bucket, Bucket)
+    obstore.put(bucket._objects, f"blobs/{model.sha256}", b"?" * model.size_bytes)
+
+    target = Folder(tmp_path / "target" / "models")
+    with pytest.raises(DigestMismatch, match=r"tiny/1/model\.onnx"):
+        synchronise(bucket, target)
+    assert not target.versions()
+    assert not target.configs()
+
+
+@pytest.mark.parametrize("place", ["bucket", "s3"], indirect=True)
+def test_an_object_that_is_gone_is_one_sentence(place: Place, source: Path, tmp_path: Path) -> None:
+    synchronise(Folder(source), place())
+    blob = f"blobs/{Contract.load(source / 'tiny/1').artifacts[0].sha256}"
+    bucket = place()
+    assert isinstance(bucket, Bucket)
+    obstore.delete(bucket._objects, blob)
+
+    with pytest.raises(DeliveryError, match=rf"Object at location \S*{blob} not found"):
+        synchronise(bucket, Folder(tmp_path / "target" / "models"))
 
 
 def test_whoever_serves_never_sees_half_a_version(source: Path, tmp_path: Path, make_version: MakeVersion) -> None:
@@ -184,6 +263,29 @@ def test_a_layer_is_the_same_bytes_whoever_makes_it(registry: str, source: Path,
     synchronise(Folder(tmp_path / "copy" / "models"), other)
 
     assert one._layers() == other._layers()
+
+
+def test_a_large_file_goes_to_s3_in_parts(s3: str, source: Path, tmp_path: Path) -> None:
+    folder = source / "tiny/1"
+    (folder / "report.html").write_bytes(bytes(range(256)) * (11 * 4096))
+    contract, report = Contract.load(folder), artifact(folder, "report.html", "report")
+    contract.model_copy(update={"artifacts": (*contract.artifacts, report)}).save(folder)
+    bucket = Bucket.at(s3)
+
+    synchronise(Folder(source), bucket)
+
+    tag = obstore.head(bucket._objects, f"blobs/{report.sha256}")["e_tag"]
+    assert str(tag).strip('"').endswith("-3")  # S3's mark of three parts
+    synchronise(Bucket.at(s3), Folder(tmp_path / "target" / "models"))
+    assert contents(tmp_path / "target/models") == contents(source)
+
+
+def test_a_store_without_conditional_writes_is_copied_to(
+    s3: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+    assert synchronise(Folder(source), Bucket.at(s3)).copied == (FIRST,)
+    assert synchronise(Folder(source), Bucket.at(s3)) == Synced(copied=(), configured=())
 
 
 def test_an_unreachable_registry_is_one_sentence(source: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from contract.schema import TensorSpec
-from training.augmentation import FlipAndShift, Turn, augmented
+from training.augmentation import FlipAndShift, InOrder, Light, Turn, augmented
 from training.dataset import aerial_tree, nucleus
 from training.detection import CentreLoss, average_precision, detection_measures, focal_loss, hits, judge, overlaps
 from training.network.detector import Detector, peaks
@@ -143,6 +143,19 @@ def test_all_eight_ways_come_and_others_leave_targets_alone() -> None:
     assert len(ways) == 8
     assert augmented(FlipAndShift(), (image,), target)[1] is target
     assert augmented(None, (image,), target) == ((image,), target)
+
+
+def test_light_changes_channels_and_nothing_else() -> None:
+    image = torch.full((4, 2, 2, 3), 100, dtype=torch.uint8)
+    (lit, other), box = augmented(InOrder(steps=(Light(most=0.2), Light(most=0.0))), (image, torch.ones(1)), "box")
+    assert (lit.dtype, box, other.tolist()) == (torch.uint8, "box", [1.0])
+    assert (lit == lit[:, :1, :1]).all()
+    assert 80 <= lit.min() < lit.max() <= 120
+    assert len(set(lit[:, 0, 0].flatten().tolist())) > 3
+    (bright,) = Light(most=1.0)((torch.full((64, 1, 1, 3), 200, dtype=torch.uint8),))
+    assert bright.max() == 255  # and none runs over, into black
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        Light(most=1.5)
 
 
 def test_no_split_of_trees_shows_a_pixel_of_another() -> None:

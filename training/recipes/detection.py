@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.schema import AxisRange, BoxesPostprocess, ImagePreprocess, Slo, TensorSpec
-from training.augmentation import Turn
+from training.augmentation import InOrder, Light, Turn
 from training.config import TrainConfig
 from training.data import Dataset
 from training.dataset.aerial_tree import LABELS, PIXEL_MEAN, PIXEL_STD, SIDE_PX, load
@@ -66,7 +66,8 @@ TREES_DETECTOR = Recipe(
     load=load,
     network=network,
     objective=CentreLoss(),
-    augment=Turn(targets="boxes"),  # an aeroplane comes from anywhere
+    # An aeroplane comes from anywhere, and at any hour.
+    augment=InOrder(steps=(Turn(targets="boxes"), Light(most=0.25))),
     inputs=(TensorSpec(name="image", datatype="UINT8", shape=(SIDE_PX, SIDE_PX, 3)),),
     outputs=(
         TensorSpec(name="boxes", datatype="FP32", shape=(NUM_BOXES, 4)),
@@ -80,7 +81,13 @@ TREES_DETECTOR = Recipe(
     slo=Slo(latency_threshold_ms=100, latency_objective=0.99, availability_objective=0.999),
     # Adam, for the three losses' gradients differ in size. Nine passes over crops that overlap by three quarters.
     config=TrainConfig(
-        epochs=9, batch_size=16, optimizer="adamw", peak_learning_rate=2e-3, weight_decay=1e-2, clip_norm=10.0
+        epochs=9,
+        batch_size=16,
+        optimizer="adamw",
+        peak_learning_rate=2e-3,
+        weight_decay=1e-2,
+        clip_norm=10.0,
+        average=0.995,
     ),
     gates=(Gate(metric="average_precision_50", at_least=0.40),),
     # Small batches, for many steps in little time; a box at random is right once in hundreds.
