@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         self.pad, self.width = pad, width
         self.token = nn.Embedding(num_tokens, width)
         self.position = nn.Embedding(max_length, width)
-        self.norm, self.out_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.out_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, num_heads, dropout) for _ in range(num_layers))
         self.apply(_initialise)
@@ -87,8 +87,8 @@ class Encoder(nn.Module):
         return (ids_NL != self.pad) | first_L
 
     def _encoded(self, ids_NL: Tensor, real_NL: Tensor) -> Tensor:
-        x_NLC = self.token(ids_NL) + self.position.weight[: ids_NL.shape[1]]
-        x_NLC = self.dropout(self.norm(x_NLC))
+        # As they are, not normalised as BERT's: a token that was hardly ever seen would be as loud as any other.
+        x_NLC = self.dropout(self.token(ids_NL) + self.position.weight[: ids_NL.shape[1]])
         for block in self.blocks:
             x_NLC = block(x_NLC, real_NL)
         answer_NLC: Tensor = self.out_norm(x_NLC) * real_NL[..., None]
