@@ -21,7 +21,8 @@ from training.error import ExportFailed
 from training.order import in_order
 from training.tap import run_tapped
 
-_TO_HALF, _TO_SINGLE = "_cast_to_fp16_node", "_cast_to_fp32_node"  # the converter's names
+# The converter's names.
+_TO_HALF, _TO_SINGLE, _OF_INPUT = "_cast_to_fp16_node", "_cast_to_fp32_node", "graph_input_cast"
 _LARGEST = float(np.finfo(np.float16).max) / 2  # other inputs than the samples may reach further
 
 
@@ -64,13 +65,14 @@ def _join_kept(graph: onnx.GraphProto) -> None:
     made_by = {output: node for node in graph.node for output in node.output}
     direct = {}
     for node in graph.node:
-        before = made_by.get(node.input[0]) if node.op_type == "Cast" else None
-        if before is not None and node.name.endswith(_TO_SINGLE) and before.name.endswith(_TO_HALF):
+        before = made_by.get(node.input[0]) if node.op_type == "Cast" and node.name.endswith(_TO_SINGLE) else None
+        if before is not None and (before.name.endswith(_TO_HALF) or before.name.startswith(_OF_INPUT)):
             direct[node.output[0]] = before.input[0]
     used = {output.name for output in graph.output}
     for node in _nodes(graph):  # the body of a loop reads what lies around it
-        node.input[:] = [direct.get(name, name) for name in node.input]
-        used.update(node.input)
+        if not direct.keys() & set(node.output):
+            node.input[:] = [direct.get(name, name) for name in node.input]
+            used.update(node.input)
     kept = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in used]
     del graph.node[:]
     graph.node.extend(kept)

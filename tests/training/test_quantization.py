@@ -127,6 +127,28 @@ def test_nodes_that_leave_half_precisions_range_stay_in_single(tmp_path: Path) -
     assert shown.max_error < 5e-3
 
 
+def test_an_input_beyond_half_precisions_range_never_passes_through_it(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Div", ["x", "much"], ["small"], name="small"),
+            helper.make_node("MatMul", ["small", "matrix"], ["y"], name="product"),
+        ],
+        "model",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5])],
+        [
+            numpy_helper.from_array(np.array(1e6, np.float32), "much"),
+            numpy_helper.from_array(np.eye(5, dtype=np.float32), "matrix"),
+        ],
+    )
+    source, made = tmp_path / "source.onnx", tmp_path / "half.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), source)
+    rows = {"x": np.full((8, 5), 99_999, np.float32)}
+    assert halve(source, made, rows) == ("small",)
+    shown, _, _ = check_lowered(*as_written(source, made), rows, BATCH, "FP16")
+    assert shown.max_error < 5e-3
+
+
 def test_an_overflow_that_no_sample_showed_is_caught_and_its_node_named(tmp_path: Path) -> None:
     source, made = write_model(tmp_path / "model.onnx"), tmp_path / "half.onnx"
     halve(source, made, {"x": SAMPLES[:8]})
