@@ -64,6 +64,27 @@ def changed_ratio(postprocess: Postprocess, expected: Tensors, got: Tensors) -> 
     return float((before.argmax(axis=labels) != after.argmax(axis=labels)).mean())
 
 
+def in_order_of(expected: Tensors, got: Tensors, postprocess: Postprocess) -> Tensors:
+    """What was got with each sample's boxes in the order of the expected ones that they are nearest to.
+
+    Boxes come best first, so two of nearly the same score may change places without any difference between two forms
+    of a model. For postprocessing without boxes, what was got.
+    """
+    if not isinstance(postprocess, BoxesPostprocess):
+        return got
+    names = postprocess.boxes_tensor, postprocess.scores_tensor
+    if any(expected[name].shape != got[name].shape for name in names):
+        return got
+    before, after = (np.concatenate([side[name] for name in names], axis=2) for side in (expected, got))
+    order = np.zeros(before.shape[:2], np.intp)
+    for sample, (wanted, found) in enumerate(zip(before, after, strict=True)):
+        far = np.abs(wanted[:, None] - found[None]).max(axis=2)
+        for place in range(len(wanted)):
+            order[sample, place] = nearest = far[place].argmin()
+            far[:, nearest] = np.inf
+    return {**got, **{name: np.take_along_axis(got[name], order[..., None], axis=1) for name in names}}
+
+
 def scaled(expected: NDArray[Any], got: NDArray[Any]) -> float:
     """Largest difference of two finite arrays of one shape, in units of the largest magnitude where that is above 1."""
     if expected.size == 0:

@@ -21,7 +21,7 @@ OTHER = "other"
 CONFIDENCE = "confidence"  # the feature that says how sure a classifier is
 PREDICTION = "prediction"  # the feature whose bins are the predicted labels
 
-MAX_CATEGORIES = 32
+MAX_CATEGORIES = 23  # with `other` and `missing` 25 series
 MIN_EXPECTED_COUNT = 5  # rarer categories are pooled into `other`: a chi-square needs that many
 
 _LEVELS = (0.01, *(k / 20 for k in range(1, 20)), 0.99)
@@ -148,7 +148,7 @@ def ordered_feature(name: str, values: NDArray[np.float64]) -> Feature:
 def categorical_feature(name: str, values: Sequence[str], categories: Sequence[str]) -> Feature:
     """Profile of a categorical feature from its reference values and the categories it may take.
 
-    Categories expected fewer than five times, and those beyond the 32 most frequent, are pooled into `other`.
+    Categories expected fewer than five times, and those beyond the 23 most frequent, are pooled into `other`.
     """
     count = dict.fromkeys(categories, 0)
     for value in values:

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from torch import nn
 
-from contract.agreement import METRIC_TOLERANCE, TOLERANCE, Precision, largest_error
+from contract.agreement import METRIC_TOLERANCE, TOLERANCE, Precision, in_order_of, largest_error
 from contract.schema import AxisRange, Evaluation, Postprocess, TensorSpec
 from contract.tensor import Tensors
 from training.disagreement import Disagreement, between_graphs, between_network_and_graph
@@ -80,6 +80,7 @@ def check(
     input_specs: Sequence[TensorSpec],
     output_specs: Sequence[TensorSpec],
     batch: AxisRange,
+    postprocess: Postprocess | None = None,
     *,
     tolerance: float = FP32_TOLERANCE,
 ) -> tuple[Parity, dict[str, NDArray[Any]]]:
@@ -92,10 +93,14 @@ def check(
     sizes = tuple(sorted({1, batch.min, batch.opt, batch.max}))
     specs = input_specs, output_specs
     found = _Found(sides)
+
+    def compare(expected: Tensors, got: Tensors) -> None:
+        found.compare(expected, got if postprocess is None else in_order_of(expected, got, postprocess))
+
     for size, chosen in _edges(inputs, sizes):
-        found.compare(predict(network, chosen, *specs, batch_size=size), graph.run(chosen))
+        compare(predict(network, chosen, *specs, batch_size=size), graph.run(chosen))
     outputs = graph.run_all(inputs, batch.max)
-    found.compare(predict(network, inputs, *specs), outputs)
+    compare(predict(network, inputs, *specs), outputs)
     few = _take(inputs, _NUM_SEARCHED)
     found.hold(tolerance, lambda: between_network_and_graph(network, graph.path, few, *specs, tolerance))
     return Parity(max_error=found.error, batch_sizes=sizes, num_samples=len(_first(inputs))), outputs

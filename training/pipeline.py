@@ -275,7 +275,7 @@ def _export(candidate: Candidate, folder: Path, stages: Stages) -> parity.Parity
     with stages("parity") as say:
         graph = parity.Graph(folder / ONNX_FILE, recipe.outputs)
         specs = recipe.inputs, recipe.outputs, recipe.batch
-        shown, outputs = parity.check(candidate.network, graph, test.inputs, *specs)
+        shown, outputs = parity.check(candidate.network, graph, test.inputs, *specs, recipe.postprocess)
         exported = evaluate(
             candidate.dataset.name, "test", recipe.postprocess, outputs, test.targets, own=recipe.metrics
         )

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from contract.agreement import METRIC_TOLERANCE, changed_ratio, largest_error, scaled
+from contract.agreement import METRIC_TOLERANCE, changed_ratio, in_order_of, largest_error, scaled
 from contract.postprocess import interpret
 from contract.schema import (
     BoxesPostprocess,
@@ -98,6 +98,22 @@ def test_boxes_are_the_same_in_another_order_and_a_little_moved() -> None:
     assert changed_ratio(spec, before, one_less) == pytest.approx(1 / 3)
     none = {"boxes": boxes, "scores": np.zeros((1, 3, 2))}
     assert changed_ratio(spec, none, none) == 0
+
+
+def test_boxes_of_one_score_may_change_places_and_nothing_else() -> None:
+    spec = BoxesPostprocess(boxes_tensor="boxes", scores_tensor="scores", labels=("cat",), min_score=0.5)
+    boxes = np.array([[[0.1, 0.1, 0.2, 0.2], [0.5, 0.5, 0.9, 0.9], [0, 0, 0, 0]]], np.float32)
+    scores = np.array([[[0.7], [0.7], [0]]], np.float32)
+    expected = {"boxes": boxes, "scores": scores}
+    swapped = {"boxes": boxes[:, [1, 0, 2]], "scores": scores}
+    assert largest_error(expected, swapped) > 0.5
+    assert largest_error(expected, in_order_of(expected, swapped, spec)) == 0
+    moved = {"boxes": swapped["boxes"] + np.float32(0.01), "scores": scores}
+    assert largest_error(expected, in_order_of(expected, moved, spec)) == pytest.approx(0.01, rel=1e-4)
+    unsure = {"boxes": boxes, "scores": scores * np.float32(0.9)}
+    assert largest_error(expected, in_order_of(expected, unsure, spec)) == pytest.approx(0.07, rel=1e-4)
+    other = {"boxes": boxes[:, :2], "scores": scores[:, :2]}
+    assert in_order_of(expected, other, spec) is other
 
 
 def test_a_model_that_decides_nothing_has_no_share_of_changed_answers() -> None:
