@@ -67,10 +67,11 @@ def test_rare_categories_are_pooled_and_unseen_ones_counted() -> None:
     assert feature.lookup(["b", "rare", "new", "missing"]).tolist() == [1, 2, 2, 3]
 
 
-def test_at_most_thirty_two_categories_are_kept() -> None:
+def test_a_feature_with_many_categories_has_25_bins() -> None:
     names = [f"c{i:02d}" for i in range(50)]
     feature = categorical_feature("c", [name for i, name in enumerate(names) for _ in range(5 + i)], names)
-    assert feature.categories == tuple(names[-32:])
+    assert feature.categories == tuple(names[-23:])
+    assert len(feature.bins) == 25
 
 
 def test_the_observer_counts_inputs_outputs_and_what_is_seen_before(tiny_repository: Repository) -> None:
