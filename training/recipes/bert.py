@@ -34,6 +34,7 @@ class Task(TextTask):
 
     description: str
     data: str
+    normalised: bool
 
     def load_hidden(self, data_dir: Path | None) -> Dataset:
         """The same texts with gaps to fill."""
@@ -49,6 +50,7 @@ class Task(TextTask):
             num_layers=NUM_LAYERS,
             dropout=0.1,
             pad=PAD_ID,
+            normalised=self.normalised,
         )
 
     def masked_words(self) -> MaskedWords:
@@ -74,6 +76,7 @@ SPAM = Task(
     labels=spam.LABELS,
     num_tokens=4_096,
     max_length=192,
+    normalised=True,
 )
 SENTIMENT = Task(
     name="sentiment-bert",
@@ -83,6 +86,7 @@ SENTIMENT = Task(
     labels=sentiment.LABELS,
     num_tokens=10_000,  # words rather than pieces: a sentence of twenty is liked for two of them
     max_length=48,
+    normalised=False,  # of 1,500 sentences held out of training 76.9 in a hundred came out right, and 75.5 with it
 )
 
 
