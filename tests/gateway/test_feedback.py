@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from contract import Contract, Profile
 from contract.answer import answerer
 from contract.postprocess import interpret
-from contract.profile import categorical_feature
+from contract.profile import MAX_CATEGORIES, categorical_feature
 from contract.schema import RegressionPostprocess
 from gateway.error import InvalidRequest, UnknownModel
 from gateway.feedback import MAX_FEEDBACK, Feedback, FeedbackOff, UnknownLabel
@@ -122,7 +122,7 @@ def test_without_a_profile_the_labels_are_bounded_all_the_same(keys: KeyRing, co
     place = Place(keys)
     place.feedback.serve(contract.model_copy(update={"profile": Profile(), "postprocess": post}))
     assert place.give("label 999", index=999)["correct"]
-    assert len(place.series("inference_feedback_total")) == 33 * 33
+    assert len(place.series("inference_feedback_total")) == (MAX_CATEGORIES + 1) ** 2
     assert place.counted("inference_feedback_total") == {("other", "other"): 1}
 
 
