@@ -54,29 +54,15 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids, padded at their end, to a vector a token; an id that is no token's is an unknown token.
-
-    Embeddings are normalised as BERT's are, unless `normalised` is off: then a token that was hardly ever seen stays as
-    quiet as it began, instead of being as loud as any other.
-    """
+    """Token ids, padded at their end, to a vector a token; an id that is no token's is an unknown token."""
 
     def __init__(
-        self,
-        *,
-        num_tokens: int,
-        max_length: int,
-        width: int,
-        num_heads: int,
-        num_layers: int,
-        dropout: float,
-        pad: int,
-        normalised: bool = True,
+        self, *, num_tokens: int, max_length: int, width: int, num_heads: int, num_layers: int, dropout: float, pad: int
     ) -> None:
         super().__init__()
         self.pad, self.width = pad, width
         self.token = nn.Embedding(num_tokens, width)
         self.position = nn.Embedding(max_length, width)
-        self.norm = nn.LayerNorm(width) if normalised else nn.Identity()
         self.out_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, num_heads, dropout) for _ in range(num_layers))
@@ -101,8 +87,8 @@ class Encoder(nn.Module):
         return (ids_NL != self.pad) | first_L
 
     def _encoded(self, ids_NL: Tensor, real_NL: Tensor) -> Tensor:
-        x_NLC = self.token(ids_NL) + self.position.weight[: ids_NL.shape[1]]
-        x_NLC = self.dropout(self.norm(x_NLC))
+        # As they are, not normalised as BERT's: a token that was hardly ever seen would be as loud as any other.
+        x_NLC = self.dropout(self.token(ids_NL) + self.position.weight[: ids_NL.shape[1]])
         for block in self.blocks:
             x_NLC = block(x_NLC, real_NL)
         answer_NLC: Tensor = self.out_norm(x_NLC) * real_NL[..., None]

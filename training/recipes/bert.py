@@ -49,7 +49,6 @@ class Task(TextTask):
             num_layers=NUM_LAYERS,
             dropout=0.1,
             pad=PAD_ID,
-            normalised=False,  # on both tasks more hidden tokens are found so, and more sentences judged right
         )
 
     def masked_words(self) -> MaskedWords:
