@@ -117,23 +117,14 @@ install_triton() {
     echo "$stamp" >.venv-triton/.stamp
 }
 
-install_kserve() {
-    requirements=tests/integration/kserve-requirements.txt
-    stamp=$(sha256sum <"$requirements" | cut -d' ' -f1)
-    environment .venv-kserve "$stamp" || return 0
-    say "installing KServe's Python client into .venv-kserve (about 15 seconds)"
-    # Python compiles what the test imports, which is less than what is installed.
-    pip_install .venv-kserve --no-deps --no-compile --requirement "$requirements"
-    echo "$stamp" >.venv-kserve/.stamp
-}
-
-install_s3() {
-    requirements=tests/k8s/s3-requirements.txt
-    stamp=$(sha256sum <"$requirements" | cut -d' ' -f1)
-    environment .venv-s3 "$stamp" || return 0
-    say "installing moto's S3 server into .venv-s3, to copy models to it (about 15 seconds)"
-    pip_install .venv-s3 --no-deps --no-compile --requirement "$requirements"
-    echo "$stamp" >.venv-s3/.stamp
+# install_apart DIR REQUIREMENTS WHAT: what can't stand beside this project, in an environment of its own.
+install_apart() {
+    stamp=$(sha256sum <"$2" | cut -d' ' -f1)
+    environment "$1" "$stamp" || return 0
+    say "installing $3 into $1 (about 15 seconds)"
+    # Python compiles what is used, which is less than what is installed.
+    pip_install "$1" --no-deps --no-compile --requirement "$2"
+    echo "$stamp" >"$1/.stamp"
 }
 
 install_foreign() {
@@ -163,8 +154,8 @@ install_debian_packages "${1:-}"
 install_project
 install_triton
 if [ "${1:-}" = test ]; then
-    install_kserve
-    install_s3
+    install_apart .venv-kserve tests/integration/kserve-requirements.txt "KServe's Python client"
+    install_apart .venv-s3 tests/k8s/s3-requirements.txt "moto's S3 server"
     install_foreign
     fetch_data
 fi
