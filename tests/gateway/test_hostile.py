@@ -224,7 +224,7 @@ async def test_control_characters_stay_in_one_log_record(serve: Serve, capsys: p
                 await stub.ModelInfer(pb.ModelInferRequest(model_name=evil, id=evil))
     lines = capsys.readouterr().out.splitlines()
     records = [json.loads(line) for line in lines]
-    assert sum(record["status"] >= 400 for record in records) == len(records) == 3
+    assert sum(record["status"] >= 400 for record in records) == 3  # one in a hundred of the rest is logged too
     assert all(text.isprintable() for record in records for text in record.values() if isinstance(text, str))
 
 
