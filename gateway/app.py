@@ -116,7 +116,8 @@ def _triton(settings: Settings, registry: CollectorRegistry) -> Upstream:
 
     def connect(address: str) -> Upstream:
         size_bytes = _shared_memory_bytes(settings, address)
-        return TritonUpstream(address, partial(Sharing, size_bytes=size_bytes) if size_bytes else None)
+        share = partial(Sharing, size_bytes=size_bytes) if size_bytes else None
+        return TritonUpstream(address, share, busy_poll_s=settings.busy_poll_us / 1e6)
 
     if settings.shared_memory_bytes != 0:
         remove_leftovers()

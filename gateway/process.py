@@ -76,6 +76,7 @@ def _spawn(settings: Settings, number: int) -> subprocess.Popen[bytes]:
         "TIDEGATE_SHARE_PORTS": "true",
         "TIDEGATE_METRICS_PORT": str(settings.metrics_port + number),
         # Fewer calls at once a process make the larger batches that one process would have made of all requests.
+        "TIDEGATE_BUSY_POLL_US": "0",  # for whoever has one request at a time, one process is enough
         "TIDEGATE_UPSTREAM_CALLS": str(max(1, settings.upstream_calls // settings.processes)),
     }
     return subprocess.Popen([sys.executable, "-m", "gateway"], env={**os.environ, **own})

@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     max_items: int = Field(default=64, ge=1)
     shared_memory_bytes: int | None = Field(default=None, ge=0)  # per Triton; None: 32 MiB for one on this host
     upstream_calls: int = Field(default=2, ge=1)  # in flight per version and signature, of all processes together
+    # How long one call that is alone in the process keeps it awake for its answer; waking up takes a tenth of a ms.
+    busy_poll_us: int = Field(default=500, ge=0, le=10_000)
     preprocess_threads: int = Field(default=2, ge=1)
     # Samples a second of each version whose features are counted, in the long run; more of them tell nothing more.
     observed_per_s: int = Field(default=2000, ge=1)

@@ -109,10 +109,16 @@ class Upstream(Protocol):
 class TritonUpstream:
     """A Triton at `address` (host:port of its gRPC endpoint). `share` makes what it shares with us, if it is here."""
 
-    def __init__(self, address: str, share: Callable[[str, GrpcChannel], Sharing] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        share: Callable[[str, GrpcChannel], Sharing] | None = None,
+        *,
+        busy_poll_s: float = 0.0,
+    ) -> None:
         host, _, port = address.rpartition(":")
         self._address = address
-        self._channel = GrpcChannel(host.strip("[]"), int(port))
+        self._channel = GrpcChannel(host.strip("[]"), int(port), busy_poll_s=busy_poll_s)
         self._sharing = share(address, self._channel) if share is not None else None
         self._streams: grpc.aio.Channel | None = None
 

@@ -14,6 +14,7 @@ from gateway.http2.frame import PREFACE, ErrorCode
 from gateway.http2.header import HeaderMemory, literal
 from gateway.http2.message import PREFIX
 from gateway.http2.metadata import encode_metadata, encode_timeout
+from gateway.http2.poll import BusyPoll
 from gateway.http2.request import CallError, ClientCall, ResponseHead, read_response
 from gateway.http2.stream import Credit, WriteStalled
 
@@ -32,10 +33,11 @@ _BEFORE = struct.Struct(">IBIBI")  # the head of a DATA frame and its message's 
 
 
 class GrpcChannel:
-    """A server at an address."""
+    """A server at an address. For an answer that comes within `busy_poll_s` seconds it may look out awake."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, busy_poll_s: float = 0.0) -> None:
         self._host, self._port = host, port
+        self._busy_poll = BusyPoll(busy_poll_s)
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._authority = literal(b":authority", authority.encode())
         self._memory = HeaderMemory(read_response)
@@ -76,6 +78,7 @@ class GrpcChannel:
                 conn.write(conn.header_frame(call.id, block))
                 await conn.send_message(call, message, tail, ends=True)
             call.sent = True
+            self._busy_poll.watch(call.answer, alone=len(conn.streams) == 1)
             answer = await call.answer
         except WriteStalled as exc:
             call.reset(ErrorCode.CANCEL)
