@@ -63,16 +63,17 @@ def stack_cases(model: Model, ports: Ports, connections: Sequence[int]) -> Itera
             yield Case(model=model.name, kind=LoopKind(id=loop, model=model), shapes=(Shape(connections=1),))
 
 
-def uncounted_case(model: Model, server: Server, connections: Sequence[int]) -> Case:
-    """A gateway that doesn't count, beside the one that does; on the tiny model, where counting weighs most."""
+def counting_cases(model: Model, ports: Ports, uncounted: Server, connections: int) -> tuple[Case, Case]:
+    """The gateway, and one that doesn't count; on the tiny model, where counting weighs most."""
     assert model.name == TINY
-    url = f"http://{HOST}:{UNCOUNTED_HTTP}/v2/models/{model.name}/infer"
-    return Case(
-        model=model.name,
-        kind=v2_json("uncounted-json", url, model),
-        shapes=tuple(Shape(connections=num) for num in sorted(connections)),
-        awake=server.awake,
+    counted, path = f"http://{HOST}:{ports.http}", f"/v2/models/{model.name}/infer"
+    kinds = (
+        (v2_json("counted-json", counted + path, model), contextlib.nullcontext),
+        (v2_json("uncounted-json", f"http://{HOST}:{UNCOUNTED_HTTP}{path}", model), uncounted.awake),
     )
+    shapes = (Shape(connections=connections),)
+    first, second = (Case(model=model.name, kind=kind, shapes=shapes, awake=awake) for kind, awake in kinds)
+    return first, second
 
 
 def peer_case(peer: Peer, model: Model, server: Server, connections: Sequence[int]) -> Case:
@@ -81,13 +82,14 @@ def peer_case(peer: Peer, model: Model, server: Server, connections: Sequence[in
     return Case(model=model.name, kind=peer.kind(model), shapes=shapes, awake=server.awake)
 
 
-def uncounted_gateway(repository: Path, ports: Ports, log: Path) -> Server:
+def uncounted_gateway(repository: Path, ports: Ports, num_processes: int, log: Path) -> Server:
     """A second gateway before the same Triton, told not to count."""
     return Server(
         name="the gateway that doesn't count",
         command=[sys.executable, "-m", "gateway"],
         environment={
             "TIDEGATE_COUNTING": "false",
+            "TIDEGATE_PROCESSES": str(num_processes),
             "TIDEGATE_REPOSITORY": str(repository),
             "TIDEGATE_TRITON": f"{HOST}:{ports.triton_grpc}",
             "TIDEGATE_HTTP_PORT": str(UNCOUNTED_HTTP),

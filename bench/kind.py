@@ -33,6 +33,7 @@ TITLES = {
     "gateway-binary": "gateway, HTTP binary",
     "gateway-grpc": "gateway, gRPC",
     "gateway-predict": "gateway, predict an image",
+    "counted-json": "the same gateway, in turns with the next one",
     "uncounted-json": "gateway that doesn't count, HTTP JSON",
     "loop-one": "plain loop, 1 thread",
     "loop-all": "plain loop, default threads",

@@ -9,7 +9,7 @@ from bench.result import Cell, Result, Spread, answers_per_s
 
 _COLOURS = {"gateway": "#2563eb", "triton": "#76b900"}
 _OTHERS = "#9ca3af"
-_LEFT_OUT = ("uncounted-json",)
+_LEFT_OUT = ("counted-json", "uncounted-json")
 
 
 def draw(result: Result, path: Path) -> bool:

@@ -32,6 +32,8 @@ _HOW = """\
 - Ratios are to Triton asked directly in the same way (JSON, binary, gRPC) under the same load; what has no such
   counterpart, the peers and predict included, is compared with Triton's HTTP JSON. For photographs they are to the
   better of two loops that decode and run the model in one process, without any server.
+- What counting costs is asked apart, in many short turns of the gateway and of one that doesn't count: it is less than
+  what the machine does from one second to the next.
 - All servers load the same ONNX file on the CPU, one thread a run for the peers; Triton's backend uses the cores there
   are. All of a model's servers run throughout, and only one is asked at a time.
 """

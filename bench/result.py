@@ -127,9 +127,14 @@ def p99_ms(figures: Figures) -> float:
 
 
 def base_of(result: Result, cell: Cell) -> Cell:
-    """What a cell is compared with: Triton asked the same way under the same load, or the best loop for photographs."""
+    """What a cell is compared with: Triton asked the same way under the same load, or the best loop for photographs.
+
+    What counts, in turns with what doesn't: that.
+    """
     loops = [c for c in result.cells(cell.model) if c.kind.startswith("loop-")]
     if loops:
         return max(loops, key=lambda loop: Spread.of([answers_per_s(f) for f in result.figures(loop).values()]).median)
+    if cell.kind in ("counted-json", "uncounted-json"):
+        return cell._replace(kind="uncounted-json")
     way = cell.kind.partition("-")[2]
     return cell._replace(kind=f"triton-{way if way in ('binary', 'grpc') else 'json'}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.case import Case, peer_case, stack_cases, uncounted_case, uncounted_gateway, why_not_uncounted
+from bench.case import Case, counting_cases, peer_case, stack_cases, uncounted_gateway, why_not_uncounted
 from bench.environment import Peer, install
 from bench.error import BenchError, ServerError
 from bench.kind import HOST, TITLES
@@ -24,6 +24,10 @@ from tidegate.stack import Ports, Stack
 PORTS = Ports(
     http=18080, grpc=18081, metrics=18082, triton=18000, triton_grpc=18001, triton_metrics=18002, prometheus=19090
 )
+
+
+# What counting costs is less than what the machine does from one second to the next: many short turns tell it best.
+COUNTING_TURNS, COUNTING_TURN_S = 30, 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +67,8 @@ def run_rounds(options: Options, scratch: Path, console: Console) -> Result:
         machine = machine_with_triton()
         for model in models:
             _measure_model(model, repository, peers, options, found, console)
+            if model.name == TINY and "uncounted-json" in options.kinds:
+                _measure_counting(model, repository, options, found, console)
         found.memory_mib |= {name: sum(resident_mib(stack.pid(name))) for name in ("gateway", "triton", "prometheus")}
     return Result(
         machine=machine,
@@ -135,17 +141,33 @@ def _measure_model(
             ended.callback(server.stop)
             started[case.kind.id] = server
             cases.append(case)
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("", total=(options.rounds + 1) * sum(len(case.shapes) for case in cases))
-            runs, failures = measure(
-                cases, options.rounds, options.seconds, lambda what: progress.update(task, advance=1, description=what)
-            )
+        _measured(cases, options.rounds, options.seconds, found, console)
         for kind, server in started.items():
-            if kind == "uncounted-json" and (reason := why_not_uncounted(server, options.num_processes)):
-                runs = [run for run in runs if run.kind != kind]
-                failures.append(Failure(model=model.name, kind=kind, reason=reason))
             with contextlib.suppress(ServerError):  # one that ended has no figures, and they say why
                 found.memory_mib[TITLES[kind]] = sum(resident_mib(server.pid))
+
+
+def _measure_counting(model: Model, repository: Path, options: Options, found: _Found, console: Console) -> None:
+    server = uncounted_gateway(repository, PORTS, options.num_processes, options.state / "uncounted.log")
+    cases = counting_cases(model, PORTS, server, max(options.connections))
+    kind = cases[-1].kind.id
+    reason = _start(server, cases[-1], console)
+    if not reason:
+        with contextlib.ExitStack() as ended:
+            ended.callback(server.stop)
+            _measured(cases, COUNTING_TURNS, COUNTING_TURN_S, found, console)
+            reason = why_not_uncounted(server, options.num_processes)
+    if reason:
+        found.runs = [run for run in found.runs if run.kind != kind]
+        found.failures.append(Failure(model=model.name, kind=kind, reason=reason))
+
+
+def _measured(cases: Sequence[Case], rounds: int, seconds: int, found: _Found, console: Console) -> None:
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("", total=(rounds + 1) * sum(len(case.shapes) for case in cases))
+        runs, failures = measure(
+            cases, rounds, seconds, lambda what: progress.update(task, advance=1, description=what)
+        )
     found.runs += runs
     found.failures += failures
 
@@ -164,9 +186,6 @@ def _others(
     model: Model, repository: Path, peers: Mapping[str, Peer], options: Options
 ) -> Iterator[tuple[Server, Case]]:
     """Servers beside the stack, with how each is asked."""
-    if model.name == TINY and "uncounted-json" in options.kinds:
-        server = uncounted_gateway(repository, PORTS, options.state / "uncounted.log")
-        yield server, uncounted_case(model, server, options.connections)
     if model.name != PHOTO:  # the peers have no decoding of their own to compare
         for peer in peers.values():
             server = peer.server(model, options.state / peer.id)

@@ -37,7 +37,8 @@ def test_only_rounds_that_have_both_count(make_result: MakeResult, cell: MakeCel
         ("gateway-binary", "triton-binary"),
         ("gateway-grpc", "triton-grpc"),
         ("gateway-predict", "triton-json"),
-        ("uncounted-json", "triton-json"),
+        ("counted-json", "uncounted-json"),
+        ("uncounted-json", "uncounted-json"),
         ("mosec", "triton-json"),
     ],
 )
