@@ -21,12 +21,13 @@ _DEADLINE_SLACK_S = 0.01
 class Admission:
     """The context of one call; `DataPlane.call` says what it does."""
 
-    __slots__ = ("_ask", "_call", "_deadline", "_plane", "_series", "_span", "_started")
+    __slots__ = ("_ask", "_call", "_deadline", "_plane", "_series", "_served", "_span", "_started")
 
     def __init__(self, plane: "DataPlane", ask: Ask) -> None:
         self._plane = plane
         self._ask = ask
         self._call: Call | None = None
+        self._served: Served | None = None  # who was to answer, and its series
         self._series: VersionSeries | None = None
         self._span = plane.journal.begin(ask)
 
@@ -59,6 +60,7 @@ class Admission:
         served, choice = plane.find(ask)
         if choice is not None and choice.deadline_s is not None:
             self._deadline = min(self._deadline, self._started + choice.deadline_s)
+        self._served = served
         self._series = series = plane.metrics.series(served.name, served.version)
         if plane.inflight >= plane.settings.max_inflight:
             series.shed["capacity"].inc()
@@ -68,20 +70,25 @@ class Admission:
         return Call(ask, self._started, self._deadline, self._started, served, choice, span=self._span)
 
     def _count(self, outcome: Outcome, took_s: float) -> None:
-        plane, call, protocol = self._plane, self._call, self._ask.protocol
-        if call is None:
-            series = self._series or plane.series_of(self._ask)
-        else:
+        plane, call, series, protocol = self._plane, self._call, self._series, self._ask.protocol
+        if call is not None:
             served, choice = call.served, call.choice
-            series = plane.metrics.series(served.name, served.version)
-            if choice is None:
-                series.unrouted["pinned" if self._ask.version else "latest"].inc()
-            else:
+            if served is not self._served or series is None:
+                series = plane.metrics.series(served.name, served.version)
+            if choice is not None:
+                kind = "routed"
                 plane.metrics.routed(choice.route, served.label, _kind(served, choice))
+            else:
+                kind = "pinned" if self._ask.version else "latest"
             if outcome is OK:
-                series.stages.observe(call.stages)
+                series.answered[protocol, kind].add(call.stages)
+                return
+            if choice is None:
+                series.unrouted[kind].inc()
+        if series is None:
+            series = plane.series_of(self._ask)
         series.requests[protocol][outcome.status].inc()
-        if outcome is OK or outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
+        if outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
             series.duration[protocol].observe(took_s)
 
     def _outcome(self, exc: BaseException, now: float) -> Outcome:

@@ -16,8 +16,8 @@ from contract.observation import Observer
 from contract.profile import PREDICTION, Bin, Feature
 from gateway.exposition import Lined, Registry, head, title
 from gateway.fact import VersionFacts
-from gateway.outcome import STATUSES
-from gateway.timing import Count, Counters, Histograms, RowHistograms
+from gateway.outcome import OK, STATUSES
+from gateway.timing import Count, Counters, Histograms, Tally
 
 PROTOCOLS = ("predict", "v2_http", "v2_grpc")
 STAGES = ("admit", "preprocess", "queue", "upstream", "postprocess")
@@ -57,10 +57,11 @@ class VersionSeries:
         self.duration = {
             protocol: metrics.duration.child_with(threshold_s, name, version, protocol) for protocol in PROTOCOLS
         }
-        self.stages = metrics.stage.rows(name)
+        self.stages = [metrics.stage.child(name, stage) for stage in STAGES]
         self.unrouted = {
             kind: metrics.route.child(name, f"{name}/{version}", kind) for kind in UNROUTED if version != OTHER
         }
+        self.answered = _Answered(self)
         self.inflight = metrics.hand(name)
         self.batch_size = metrics.batch_size.child(name)
         self.attempts = metrics.attempts.child(name)
@@ -68,6 +69,26 @@ class VersionSeries:
         self.shed = {reason: metrics.shed.child(name, reason) for reason in SHED_REASONS}
         self.observation_errors = metrics.observation_errors.child(name)
         self.unobserved = metrics.unobserved.child(name)
+
+
+class _Answered(dict[tuple[str, str], Tally]):
+    """By protocol and who chose the version: what counts an answered request, all at once. Made when first asked for.
+
+    Requests that were routed are counted in their route's series by others.
+    """
+
+    def __init__(self, series: VersionSeries) -> None:
+        super().__init__()
+        self._series = series
+
+    def __missing__(self, key: tuple[str, str]) -> Tally:
+        protocol, kind = key
+        series = self._series
+        numbers = [series.requests[protocol][OK.status]]
+        if kind in series.unrouted:
+            numbers.append(series.unrouted[kind])
+        tally = self[key] = Tally(numbers, series.stages, series.duration[protocol])
+        return tally
 
 
 class Metrics:
@@ -86,12 +107,11 @@ class Metrics:
             ("model", "version", "protocol"),
             _BUCKETS,
         )
-        self.stage = RowHistograms(
+        self.stage = Histograms(
             "gateway_stage_duration_seconds",
             "Time a request spent in each stage; the stages add up to the request.",
             ("model", "stage"),
             _STAGE_BUCKETS,
-            STAGES,
         )
         self.batch_size = Histograms("gateway_batch_size", "Samples in one call to Triton.", ("model",), _BATCH_BUCKETS)
         self.shed = Counters("gateway_shed_total", "Requests turned away before Triton saw them.", ("model", "reason"))

@@ -9,18 +9,18 @@ number, or a copy of a histogram's whole list. That copy is a state which the se
 exported of the series is derived from it, so cumulative counts never fall and `_count` is the `+Inf` bucket. Of an
 observation being made, the bucket may be in the copy already and the sum not yet: the sum lags by one at most.
 
-Histograms that are always observed together, a request's stages, cost less still: their values are put aside, and
-numpy counts some hundreds as fast as one. A scrape counts what was put aside into a copy, so that it misses nothing.
+What is always counted together, all that there is to say of an answered request, costs less still: its times are put
+aside, and numpy counts some hundreds as fast as one. A scrape counts what was put aside into a copy, so that it misses
+nothing.
 """
 
 import re
 from abc import abstractmethod
-from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, pairwise, starmap
 from math import inf
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from gateway.exposition import Lined, head, title
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 
-_MOST_ROWS = 512  # put aside: 20 KiB of five stages
+_MOST_ROWS = 512  # put aside by a tally
 
 S = TypeVar("S")
 
@@ -41,25 +41,35 @@ S = TypeVar("S")
 class Count:
     """One series of a counter."""
 
-    __slots__ = ("value",)
+    __slots__ = ("_more", "value")
 
     def __init__(self) -> None:
         self.value: float = 0
+        self._more: list[Callable[[], float]] = []
 
     def inc(self, n: float = 1) -> None:
         """Count `n` more; a counter never goes down, so `n` is not negative."""
         self.value += n
 
+    def also(self, counted: Callable[[], float]) -> None:
+        """Export what is counted elsewhere as well."""
+        self._more.append(counted)
+
+    def read(self) -> float:
+        """What is exported."""
+        return self.value + sum([counted() for counted in self._more])
+
 
 class Series:
     """One series of a histogram. The last cell holds the sum, those before it how many fell into each bucket."""
 
-    __slots__ = ("bounds", "cells", "le")
+    __slots__ = ("_more", "bounds", "cells", "le")
 
     def __init__(self, bounds: Sequence[float], le: Sequence[str]) -> None:
         self.bounds = bounds
         self.le = le  # the bounds as text
         self.cells: list[float] = [0] * (len(bounds) + 1)
+        self._more: list[Callable[[], NDArray[np.float64]]] = []
 
     def observe(self, value: float) -> None:
         """Count a value; NaN and infinities are left out, because one would spoil the sum for good."""
@@ -68,55 +78,55 @@ class Series:
             cells[bisect_left(self.bounds, value)] += 1
             cells[-1] += value
 
+    def also(self, counted: Callable[[], NDArray[np.float64]]) -> None:
+        """Export what is counted elsewhere, into cells like these, as well."""
+        self._more.append(counted)
 
-class Rows:
-    """Series of a family that are observed together, a value each."""
+    def read(self) -> list[float]:
+        """The cells that are exported."""
+        cells = self.cells.copy()
+        if self._more:
+            cells = sum([counted() for counted in self._more], np.array(cells)).tolist()
+        return cells
 
-    __slots__ = ("_bounds", "_most", "_num", "_state")
 
-    def __init__(self, bounds: Sequence[float], num: int) -> None:
-        self._bounds, self._num, self._most = np.array(bounds), num, num * _MOST_ROWS
-        # What is counted, and the values put aside: one tuple, so that a scrape sees each value on one side only.
-        self._state = (np.zeros((num, len(bounds) + 1)), array("d"))
+class Tally:
+    """Counts what takes several times, one after the other: how many there were, each part's time, and their sum.
 
-    def observe(self, values: Sequence[float]) -> None:
-        """Count a value of each series, in their order."""
+    It has no series of its own: it is exported as more of the given ones, each of which others may count too.
+    """
+
+    __slots__ = ("_bounds", "_most", "_num_parts", "_state")
+
+    def __init__(self, numbers: Sequence[Count], parts: Sequence[Series], whole: Series) -> None:
+        self._bounds = [np.array(each.bounds) for each in (*parts, whole)]
+        self._num_parts = len(parts)
+        self._most = len(parts) * _MOST_ROWS
+        ends = list(accumulate((len(bounds) + 1 for bounds in self._bounds), initial=1))
+        # What is counted, and the times put aside: one tuple, so that a scrape sees each of them on one side only.
+        self._state: tuple[NDArray[np.float64], list[float]] = np.zeros(ends[-1]), []
+        for number in numbers:
+            number.also(lambda: float(self._counted()[0]))
+        for series, place in zip((*parts, whole), starmap(slice, pairwise(ends)), strict=True):
+            series.also(lambda place=place: self._counted()[place])  # type: ignore[misc]
+
+    def add(self, times: list[float]) -> None:
+        """Count one more; the times of its parts are finite."""
         waiting = self._state[1]
-        waiting.extend(values)
+        waiting += times
         if len(waiting) >= self._most:
-            self._state = (self.cells(), array("d"))
+            self._state = self._counted(), []
 
-    def cells(self) -> NDArray[np.float64]:
-        """Of each series what `Series.cells` holds, with all that was put aside."""
+    def _counted(self) -> NDArray[np.float64]:
+        """The number, and the cells of each series, one after the other, with all that was put aside."""
         counted, waiting = self._state
         if not waiting:
             return counted
-        cells = counted.copy()
-        values = np.array(waiting[:]).reshape(-1, self._num)
-        for row, column in zip(cells, values.T, strict=True):
-            known = column[np.isfinite(column)]
-            row[:-1] += np.bincount(np.searchsorted(self._bounds, known), minlength=len(self._bounds))
-            row[-1] += known.sum()
-        return cells
-
-
-class Column:
-    """One series of `Rows`, for whoever exports it."""
-
-    __slots__ = ("_number", "_rows", "bounds", "le")
-
-    def __init__(self, rows: Rows, number: int, bounds: Sequence[float], le: Sequence[str]) -> None:
-        self._rows, self._number = rows, number
-        self.bounds, self.le = bounds, le
-
-    @property
-    def cells(self) -> list[float]:
-        """A copy of what `Series.cells` would hold."""
-        cells: list[float] = self._rows.cells()[self._number].tolist()
-        return cells
-
-
-H = TypeVar("H", bound=Series | Column)
+        times = np.array(waiting[:]).reshape(-1, self._num_parts)
+        more: list[NDArray[Any]] = [np.array([len(times)])]
+        for column, bounds in zip((*times.T, times.sum(axis=1)), self._bounds, strict=True):
+            more += np.bincount(bounds.searchsorted(column), minlength=len(bounds)), column.sum(keepdims=True)
+        return np.asarray(counted + np.concatenate(more))
 
 
 class _Family(Lined, Generic[S]):
@@ -203,14 +213,14 @@ class Counters(_Family[Count]):
         return CounterMetricFamily(self.name, self.documentation)
 
     def _samples(self, labels: dict[str, str], child: Count) -> Iterable[Sample]:
-        return [Sample(f"{self.name}_total", labels, child.value)]
+        return [Sample(f"{self.name}_total", labels, child.read())]
 
     def _values(self, child: Count) -> Iterable[float]:
-        return (child.value,)
+        return (child.read(),)
 
 
-class _HistogramFamily(_Family[H]):
-    """What is exported of a histogram, however it is observed."""
+class Histograms(_Family[Series]):
+    """A histogram by labels; `buckets` are upper bounds, rising, and end at +Inf whether they say so or not."""
 
     def __init__(self, name: str, documentation: str, label_names: Sequence[str], buckets: Iterable[float]) -> None:
         super().__init__(name, documentation, label_names, reserved=("le",))
@@ -224,22 +234,18 @@ class _HistogramFamily(_Family[H]):
     def _family(self) -> Metric:
         return HistogramMetricFamily(self.name, self.documentation)
 
-    def _samples(self, labels: dict[str, str], child: H) -> Iterable[Sample]:
+    def _samples(self, labels: dict[str, str], child: Series) -> Iterable[Sample]:
         bucket = f"{self.name}_bucket"
         named = [*((bucket, {**labels, "le": le}) for le in child.le), (f"{self.name}_count", labels)]
         if child.bounds[0] >= 0:
             named.append((f"{self.name}_sum", labels))
         return [Sample(*each, value) for each, value in zip(named, self._values(child), strict=True)]
 
-    def _values(self, child: H) -> Iterable[float]:
-        *counts, total = child.cells.copy()
+    def _values(self, child: Series) -> Iterable[float]:
+        *counts, total = child.read()
         cumulative = list(accumulate(counts))
         # With negative values a sum may fall, which would look like a restart.
         return [*cumulative, cumulative[-1], *([total] if child.bounds[0] >= 0 else [])]
-
-
-class Histograms(_HistogramFamily[Series]):
-    """A histogram by labels; `buckets` are upper bounds, rising, and end at +Inf whether they say so or not."""
 
     def child_with(self, bound: float, *labels: str) -> Series:
         """The series of these label values; when it is made now, with a bucket more."""
@@ -251,35 +257,6 @@ class Histograms(_HistogramFamily[Series]):
 
     def _new(self) -> Series:
         return Series(self._bounds, self._le)
-
-
-class RowHistograms(_HistogramFamily[Column]):
-    """A histogram by labels, the last of which has the values `columns`, and those are observed together."""
-
-    def __init__(
-        self,
-        name: str,
-        documentation: str,
-        label_names: Sequence[str],
-        buckets: Iterable[float],
-        columns: Sequence[str],
-    ) -> None:
-        super().__init__(name, documentation, label_names, buckets)
-        self._columns = tuple(columns)
-        self._rows: dict[tuple[str, ...], Rows] = {}
-
-    def rows(self, *labels: str) -> Rows:
-        """The series of these values of all labels but the last, made at 0 when there are none; to be kept."""
-        found = self._rows.get(labels)
-        if found is None:
-            self._check((*labels, ""))
-            found = self._rows[labels] = Rows(self._bounds, len(self._columns))
-            for number, column in enumerate(self._columns):
-                self._children[*labels, column] = Column(found, number, self._bounds, self._le)
-        return found
-
-    def _new(self) -> Column:
-        raise NotImplementedError("a column is made with its row")
 
 
 def _le(bounds: Iterable[float]) -> list[str]:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
-from gateway.timing import Counters, Histograms, RowHistograms
+from gateway.timing import Counters, Histograms, Tally
 
 BUCKETS = (0.0005, 0.001, 0.25, 1.0, 2.5, 1e7)
 LABELS = ("model", "code")
@@ -175,38 +176,72 @@ def test_a_series_may_have_a_bucket_more(values: list[float], bound: float) -> N
     assert ours.child_with(1.5, "it") is ours.child("it")
 
 
-@given(st.lists(st.tuples(numbers | st.sampled_from([nan, inf]), numbers), max_size=3), st.integers(0, 1200))
-def test_what_is_observed_together_is_exported_as_one_by_one(rows: list[tuple[float, float]], more: int) -> None:
-    together = RowHistograms("took_seconds", "How long.", ("model", "stage"), BUCKETS, ("queue", "upstream"))
-    single = Histograms("took_seconds", "How long.", ("model", "stage"), BUCKETS)
-    observed = together.rows("m")
-    assert observed is together.rows("m")
-    series = [single.child("m", stage) for stage in ("queue", "upstream")]
-    for row in [*rows, *[(0.25, 0.5)] * more]:
-        observed.observe(row)
-        for each, value in zip(series, row, strict=True):
-            each.observe(value)
-    ours, theirs = (next(iter(each.collect())).samples for each in (together, single))
-    assert [sample[:2] for sample in ours] == [sample[:2] for sample in theirs]
-    assert [sample.value for sample in ours] == pytest.approx([sample.value for sample in theirs])
+STAGES = ("queue", "upstream")
+seconds = st.floats(0, 1e12) | st.sampled_from(BUCKETS)
+
+
+class Families:
+    """A counter of requests, and histograms of their stages and of their whole time."""
+
+    def __init__(self) -> None:
+        self.requests = Counters("asked_total", "How many.", ("model",))
+        self.stages = Histograms("stage_seconds", "How long.", ("model", "stage"), BUCKETS)
+        self.duration = Histograms("took_seconds", "How long.", ("model",), (0.0002, *BUCKETS[1:]))
+
+    def tally(self) -> Tally:
+        stages = [self.stages.child("m", stage) for stage in STAGES]
+        return Tally([self.requests.child("m")], stages, self.duration.child("m"))
+
+    def count(self, times: Sequence[float]) -> None:
+        """One by one, what a tally counts at once."""
+        self.requests.child("m").inc()
+        self.duration.child("m").observe(sum(times))
+        for stage, time in zip(STAGES, times, strict=True):
+            self.stages.child("m", stage).observe(time)
+
+    def samples(self) -> list[Sample]:
+        families = (self.requests, self.stages, self.duration)
+        return [sample for family in families for metric in family.collect() for sample in metric.samples]
+
+
+@given(st.lists(st.tuples(seconds, seconds), max_size=3), st.integers(0, 1200), st.integers(0, 2))
+def test_a_tally_is_exported_as_if_all_were_counted_one_by_one(
+    rows: list[tuple[float, float]], more: int, others: int
+) -> None:
+    ours, theirs = Families(), Families()
+    tallies = [ours.tally(), ours.tally()]
+    theirs.tally()  # makes the series
+    for number, row in enumerate([*rows, *[(0.25, 0.5)] * more]):
+        tallies[number % 2].add([*row])
+        theirs.count(row)
+    for _ in range(others):  # by whoever counts one by one, into the same series
+        ours.count((0.1, 2.0))
+        theirs.count((0.1, 2.0))
+    assert [sample[:2] for sample in ours.samples()] == [sample[:2] for sample in theirs.samples()]
+    ours_values, theirs_values = ([sample.value for sample in each.samples()] for each in (ours, theirs))
+    assert ours_values == pytest.approx(theirs_values)
+    text = "".join(line for family in (ours.requests, ours.stages, ours.duration) for line in family.lines())
+    assert [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line[0] != "#"] == ours_values
 
 
 @pytest.mark.usefixtures("frequent_switches")
 def test_a_scrape_loses_nothing_of_what_waits_to_be_counted() -> None:
-    histograms = RowHistograms("took_seconds", "How long.", ("model", "stage"), (1, 2), ("queue", "upstream"))
-    rows = histograms.rows("m")
-    seen: list[float] = []
+    families = Families()
+    tally = families.tally()
+    seen: list[list[float]] = []
     done = threading.Event()
 
     def scrape() -> None:
         while not done.is_set():
-            seen.append(sum(rows.cells()[0][:-1]))
+            seen.append(families.duration.child("m").read())
 
     thread = threading.Thread(target=scrape)
     thread.start()
     for _ in range(20_000):
-        rows.observe((0.5, 1.5))
+        tally.add([0.5, 1.5])
     done.set()
     thread.join(timeout=10)
-    assert seen == sorted(seen)
-    assert rows.cells().tolist() == [[20_000, 0, 0, 10_000], [0, 20_000, 0, 30_000]]
+    counts = [sum(cells[:-1]) for cells in seen]
+    assert counts == sorted(counts)
+    assert all(cells[-1] == 2 * count for cells, count in zip(seen, counts, strict=True))
+    assert families.requests.child("m").read() == 20_000
