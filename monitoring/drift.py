@@ -99,7 +99,7 @@ class Window:
 
 CHOSEN = Window(range="${window}", floor=0)  # of a board's variable
 WINDOWS = (
-    Window(range="1h", floor=0.02, downsampled=False),
+    Window(range="1h", floor=0.025, downsampled=False),  # 0.16 sd: above a daily wave of 0.1 sd
     Window(range="6h", floor=0.02),
     Window(range="24h", floor=0.005),
 )

@@ -1,13 +1,14 @@
 """`python -m bench.drift`: how often drift detection cries wolf, how soon it sees a shift: our rules, and others'.
 
-Parts can be run one by one, each takes minutes: `alarms`, `delays`, `peers`, `images`, `cost`. What was measured is
-kept in `run/bench/drift.json`; every run writes `docs/drift.md` between its marks and the picture beside it anew.
+Parts can be run one by one, each takes minutes: `alarms`, `delays`, `peers`, `images`, `texts`, `cost`. What was
+measured is kept in `run/bench/drift.json`; every run writes `docs/drift.md` between its marks and the picture beside it
+anew.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bench.drift.library import LIBRARIES, DataSet, our_look, simulated, their_l
 from bench.drift.measure import HARMLESS, alarms, delays
 from bench.drift.page import write_page
 from bench.drift.result import Costs, Evaluation, Look
+from bench.drift.text import text_sets
 from bench.error import BenchError
 from bench.server import ROOT
 
@@ -74,13 +76,18 @@ def _peers(options: argparse.Namespace, console: Console) -> None:
     _looks(list(simulated(options.looks, options.seed)), options, console)
 
 
-def _images(options: argparse.Namespace, console: Console) -> None:
-    try:
-        sets = list(image_sets(options.repository, options.looks, options.seed))
-    except BenchError as exc:
-        console.print(f"images are not measured: {exc}", markup=False)
-        return
-    _looks(sets, options, console)
+def _real(
+    part: str, sets: Callable[[Path, int, int], Iterator[DataSet]]
+) -> Callable[[argparse.Namespace, Console], None]:
+    def measured(options: argparse.Namespace, console: Console) -> None:
+        try:
+            found = list(sets(options.repository, options.looks, options.seed))
+        except BenchError as exc:
+            console.print(f"{part} are not measured: {exc}", markup=False)
+            return
+        _looks(found, options, console)
+
+    return measured
 
 
 def _looks(sets: Sequence[DataSet], options: argparse.Namespace, console: Console) -> None:
@@ -118,7 +125,8 @@ PARTS: dict[str, Callable[[argparse.Namespace, Console], None]] = {
     "alarms": _alarms,
     "delays": _delays,
     "peers": _peers,
-    "images": _images,
+    "images": _real("images", image_sets),
+    "texts": _real("texts", text_sets),
     "cost": _cost,
 }
 

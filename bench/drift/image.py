@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from bench.drift.library import NUM_SAMPLES, DataSet
-from bench.error import BenchError
-from contract import Contract, ContractError, Repository
-from contract.observation import input_values, output_values
-from contract.postprocess import interpret
-from contract.profile import PREDICTION
+from bench.drift.published import Published, categorical
 from tidegate.shift import parse_shift
 
 MODEL, RECIPE = "fashion-mnist", "fashion-resnet"
@@ -31,22 +26,15 @@ def image_sets(repository: Path, num_looks: int, seed: int) -> Iterator[DataSet]
     """Data sets of the features that a gateway counts; raises BenchError where no such model is published."""
     from training.recipe import find
 
-    try:
-        published = Repository(repository)
-        contract = published.latest(MODEL)
-    except ContractError as exc:
-        raise BenchError(f"no {MODEL} is published in {repository}: `tidegate train {RECIPE}` makes one") from exc
-    session = onnxruntime.InferenceSession(
-        published.version_dir(MODEL, contract.version) / "model.onnx", providers=["CPUExecutionProvider"]
-    )
+    model = Published(repository, MODEL, RECIPE)
     test = find(RECIPE).load(None).test
-    images, targets = test.inputs[contract.inputs[0].name], np.asarray(test.targets)
+    images, targets = next(iter(test.inputs.values())), np.asarray(test.targets)
     half = len(images) // 2
-    reference, names, _ = _features(contract, session, images[:half], targets[:half])
+    reference, names, _ = model.look(images[:half], targets[:half])
     held, labels = images[half:], targets[half:]
-    plain, _, right = _features(contract, session, held, labels)
+    plain, _, right = model.look(held, labels)
     for name, shifted in _shifted(held, labels, seed):
-        values, _, accuracy = _features(contract, session, held if shifted is None else shifted(held), labels)
+        values, _, accuracy = model.look(held if shifted is None else shifted(held), labels)
         random = np.random.default_rng((seed, len(name)))
         chosen = [_draw(random, labels, name) for _ in range(num_looks)]
         cost = float(right.mean() - accuracy[np.concatenate(chosen)].mean())
@@ -55,7 +43,7 @@ def image_sets(repository: Path, num_looks: int, seed: int) -> Iterator[DataSet]
             features=names,
             reference=reference,
             looks=np.stack([(plain if shifted is None else values)[rows] for rows in chosen]),
-            categorical=np.array([one == PREDICTION for one in names]),
+            categorical=categorical(names),
             note=f"{100 * cost:.1f} points of accuracy",
         )
 
@@ -73,16 +61,3 @@ def _draw(random: np.random.Generator, labels: Array, name: str) -> Array:
         return random.choice(len(labels), NUM_SAMPLES, replace=False)
     weights = np.where(labels == 0, FAVOURED_SHARE / (labels == 0).sum(), (1 - FAVOURED_SHARE) / (labels != 0).sum())
     return random.choice(len(labels), NUM_SAMPLES, replace=False, p=weights / weights.sum())
-
-
-def _features(
-    contract: Contract, session: onnxruntime.InferenceSession, images: Array, targets: Array
-) -> tuple[Array, list[str], Array]:
-    """Values `[N, F]` of what a gateway observes of these images, the features' names, and which answers were right."""
-    name = contract.inputs[0].name
-    outputs = [session.run(None, {name: images[i : i + 500]}) for i in range(0, len(images), 500)]
-    tensors = {spec.name: np.concatenate([batch[k] for batch in outputs]) for k, spec in enumerate(contract.outputs)}
-    meaning = interpret(contract.postprocess, tensors)
-    assert meaning is not None
-    values = input_values(contract.preprocess, {name: images}, {}) | output_values(contract.postprocess, meaning)
-    return np.stack([np.asarray(v, float) for v in values.values()], axis=1), list(values), meaning.argmax(1) == targets
