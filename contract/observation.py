@@ -13,6 +13,7 @@ The features of a version follow from its contract:
 - mask: `foreground` (share of the pixels), `confidence` (mean over the pixels), both of a grid of pixels where there
   are many
 - generation: `generated_length` in tokens
+- an output that the profile knows as an embedding: those of `contract.embedding`, `embedding.` before each
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.embedding import Embedding, Projection
 from contract.postprocess import Array, generated, interpret
 from contract.profile import (
     CONFIDENCE,
@@ -54,7 +56,7 @@ from contract.tensor import Tensors
 
 Values = Mapping[str, NDArray[Any]]
 
-# Names of all that `output_values` gives; every other feature is one of the inputs.
+# Names of all that `output_values` gives; every other feature but an embedding's is one of the inputs.
 OUTPUT_FEATURES = (
     PREDICTION, CONFIDENCE, "entropy", "value", "norm", "spans", "boxes", "foreground", "generated_length"
 )  # fmt: skip
@@ -127,15 +129,25 @@ class Observer:
             for feature in self.features
             if feature.kind == "categorical"
         }
+        embedding = contract.profile.embedding
+        self._projection = None if embedding is None else Projection(embedding)
+
+    def embedded(self, outputs: Tensors) -> Array | None:
+        """The embedding among a batch's outputs, as `assign` wants it; None where none is watched."""
+        return None if self._projection is None else outputs[self._projection.tensor]
 
     def interpret(self, outputs: Tensors) -> Array | None:
         """What a batch's outputs mean, as `assign` wants it."""
         return watched(self._contract.postprocess, outputs)
 
-    def assign(self, tensors: Tensors, observed: Values, meaning: Array | None) -> dict[str, NDArray[np.intp]]:
+    def assign(
+        self, tensors: Tensors, observed: Values, meaning: Array | None, embedded: Array | None = None
+    ) -> dict[str, NDArray[np.intp]]:
         """Index into its bins `[N]` for every feature that this batch shows."""
         values = input_values(self._contract.preprocess, tensors, observed)
         values |= output_values(self._contract.postprocess, meaning)
+        if self._projection is not None and embedded is not None:
+            values |= self._projection.values(embedded)
         assigned = {}
         for feature in self.features:
             shown = values.get(feature.name)
@@ -178,6 +190,11 @@ def profile_of(preprocess: Preprocess, postprocess: Postprocess, inputs: Values,
         else:
             features.append(ordered_feature(name, np.asarray(values, dtype=np.float64)))
     return Profile(features=tuple(features))
+
+
+def embedding_features(embedding: Embedding, vectors: Array) -> tuple[Feature, ...]:
+    """What is watched of an output `[M, D]`, its bins filled by M reference samples."""
+    return tuple(ordered_feature(name, values) for name, values in Projection(embedding).values(vectors).items())
 
 
 def _image_values(pixels_NHWC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:

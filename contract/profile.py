@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from contract.document import Document
+from contract.embedding import Embedding
 
 MISSING = "missing"
 OTHER = "other"
@@ -89,11 +90,12 @@ class Profile(Document):
     """The reference distribution of every feature that drift is watched on.
 
     `confidence` says how often a classifier is right when it is that sure, which estimates its accuracy where no labels
-    come back; the cells of one bin are together.
+    come back; the cells of one bin are together. `embedding` is there where an output of the model is watched as one.
     """
 
     features: tuple[Feature, ...] = ()
     confidence: tuple[BinAccuracy, ...] = ()
+    embedding: Embedding | None = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from contract.document import Document, Label
+from contract.embedding import check_embedding
 from contract.error import ContractInvalid, ContractNotFound
 from contract.meaning import (
     BoxesPostprocess,
@@ -186,7 +187,18 @@ class Contract(Document):
             raise ValueError(f"a model without a batch axis takes one sample a request, got batch.max {self.batch.max}")
         check_preprocess(self.preprocess, self.inputs)
         check_postprocess(self.postprocess, self.preprocess, self.inputs, self.outputs)
+        self._check_embedding()
         return self
+
+    def _check_embedding(self) -> None:
+        embedding = self.profile.embedding
+        if embedding is None:
+            return
+        size = check_embedding(embedding.tensor, self.outputs)
+        if len(embedding.mean) != size:
+            raise ValueError(
+                f"the embedding {embedding.tensor!r} has {size} dimensions, its profile {len(embedding.mean)}"
+            )
 
     @property
     def batch_axis(self) -> AxisRange | None:

@@ -89,7 +89,8 @@ class Observation:
         inputs = _joined([each for inputs, _, _, _ in batches for each in inputs])
         outputs = _joined([outputs for _, outputs, _, _ in batches])
         observed = _joined([each for _, _, observed, _ in batches for each in observed])
-        assigned = self._observer.assign(inputs, observed, self._observer.interpret(outputs))
+        meaning, embedded = self._observer.interpret(outputs), self._observer.embedded(outputs)
+        assigned = self._observer.assign(inputs, observed, meaning, embedded)
         self._metrics.features.count(self._served.name, self._served.version, assigned)
         if self.reservoir is not None:
             self.reservoir.offer(assigned, inputs, [one for _, _, _, ids in batches for one in ids])

@@ -5,13 +5,15 @@ It must be sure and enough to matter in any window, for as long as `PENDING`; `d
 
 from collections.abc import Sequence
 
+from contract import embedding
 from contract.observation import OUTPUT_FEATURES
 from monitoring.drift import WINDOWS, Window
 from monitoring.rule import OF, Alert, Group, recent
 from monitoring.statistic import ALARM_Z
 
 PENDING = "15m"
-OUTPUTS = "|".join(OUTPUT_FEATURES)  # features of what a model answers; all others are its inputs
+# Features of what a model answers, what is watched of its embedding among them; all others are its inputs.
+OUTPUTS = "|".join((*OUTPUT_FEATURES, f"{embedding.PREFIX[:-1]}[.]({'|'.join(embedding.KINDS)})[0-9]*"))
 
 _Z = f'z = {{{{ printf "%.1f" $value }}}} where {ALARM_Z} is the limit'
 

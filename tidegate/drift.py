@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from tidegate.terminal import JsonOption
@@ -21,6 +21,7 @@ DRIFTED = 3  # exit code: neither that of a failure nor that of a wrong argument
 _BAR_CELLS = 24
 _SPARKS = "▁▂▃▄▅▆▇█"
 _MAX_EXAMPLE_FEATURES, _MAX_EXAMPLES = 5, 4  # shown
+_MAX_QUIET = 3  # of an embedding's features that don't alarm, shown
 
 
 def drift(
@@ -96,14 +97,18 @@ def _show(console: Console, findings: "Findings", examples: dict[str, Any], why_
 
 def _features(findings: "Findings") -> Table:
     scale = max([findings.limit_z * 1.5, *(f.z for f in findings.features if f.z is not None)])
+    quiet = _quiet(findings)
     table = Table(
-        *("feature", "z", f"│ at {findings.limit_z}", "last day", "since", "PSI", "moved most (reference → now)"),
+        Column("feature", no_wrap=True),
+        *("z", f"│ at {findings.limit_z}", "last day", "since", "PSI", "moved most (reference → now)"),
         title=f"{findings.model} version {findings.version}",
         title_justify="left",
+        caption=f"and {len(quiet)} more of the embedding, all below those" if quiet else None,
+        caption_justify="left",
         box=None,
     )
     for finding in findings.features:
-        if finding.z is None:
+        if finding.z is None or finding in quiet:
             continue
         style = "red" if finding.alarms else ""
         table.add_row(
@@ -116,6 +121,14 @@ def _features(findings: "Findings") -> Table:
             Text(_moved(finding)),
         )
     return table
+
+
+def _quiet(findings: "Findings") -> Sequence["Finding"]:
+    """Features of an embedding that aren't worth a row each: all that don't alarm, but for the surest."""
+    from contract.embedding import is_embedding_feature
+
+    known = (finding for finding in findings.features if finding.z is not None and not finding.alarms)
+    return [finding for finding in known if is_embedding_feature(finding.feature)][_MAX_QUIET:]
 
 
 def _bar(z: float, limit: float, scale: float) -> str:

@@ -7,7 +7,7 @@ Source: https://docs.pytorch.org/docs/stable/onnx_export.html
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def export(
                 verbose=False,
             )
         assert program is not None
+        _free_names(program.model, {spec.name for spec in outputs})
         model = program.model_proto
         _shorten_origin(model)
         onnx.checker.check_model(model, full_check=True)
@@ -93,6 +94,14 @@ def _dynamic_axes(spec: TensorSpec, batch: AxisRange) -> dict[int, Any]:
     if batch.max > 1:
         axes[0] = Dim("batch", min=1, max=batch.max)
     return axes
+
+
+def _free_names(model: Any, names: Set[str]) -> None:
+    """Call values inside the graph otherwise than its outputs, as in a network whose layer has an output's name."""
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name in names and not value.is_graph_output():
+                value.name = f"{value.name}_inside"
 
 
 def _check_tensors(kind: str, values: Any, specs: Sequence[TensorSpec]) -> None:

@@ -57,7 +57,15 @@ class Material:
         """What the lowered graph's answers look like without drift; the version's own profile without a data set."""
         if self.dataset is None or validation_outputs is None:
             return contract.profile
-        return reference_profile(contract.preprocess, contract.postprocess, self.dataset, validation_outputs)
+        unwatched = self.recipe.unwatched if self.recipe else ()
+        return reference_profile(
+            contract.preprocess,
+            contract.postprocess,
+            self.dataset,
+            validation_outputs,
+            unwatched,
+            contract.profile.embedding,
+        )
 
 
 def of_recipe(contract: Contract, data_dir: Path | None) -> Material:

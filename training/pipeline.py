@@ -38,7 +38,7 @@ from training.loop import train
 from training.progress import TrainingBar
 from training.provenance import provenance
 from training.recipe import QUICK, Recipe
-from training.reference import reference_profile
+from training.reference import reference_profile, watched_embedding
 from training.run_folder import Run
 from training.served import Served, newest_served
 from training.stage import Stages, summary
@@ -316,8 +316,10 @@ def _contract(
 ) -> Contract:
     recipe, dataset = candidate.recipe, candidate.dataset
     with stages("profile") as say:
+        embedding = watched_embedding(recipe, candidate.network, dataset.train)
+        held_out = candidate.validation_outputs
         profile = reference_profile(
-            recipe.preprocess, recipe.postprocess, dataset, candidate.validation_outputs, recipe.unwatched
+            recipe.preprocess, recipe.postprocess, dataset, held_out, recipe.unwatched, embedding
         )
         say(f"{len(profile.features)} features: {', '.join(feature.name for feature in profile.features)}")
     made = provenance(recipe, dataset, candidate.network, candidate.machine, candidate.progress.time_s)

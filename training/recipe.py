@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from contract.embedding import check_embedding
 from contract.schema import AxisRange, Postprocess, Preprocess, Slo, TensorSpec
 from training import recipes
 from training.augmentation import Augment
@@ -40,7 +41,8 @@ class Recipe:
     Fine-tuning: training begins at `start`, and leaves alone the parameters that a pattern in `frozen` names, as in
     `("stem.*", "blocks.0.*")`. Distillation: a `teacher` is listened to beside the labels. `metrics` judge a kind of
     answer that has none of its own; `space` is what `tidegate sweep` searches. Drift isn't looked for in the inputs and
-    features that `unwatched` names: a state that a client hands back says nothing of the data.
+    features that `unwatched` names: a state that a client hands back says nothing of the data. It is looked for in the
+    output that `embedding` names, too.
     Pre-training: the recipe `after` is trained first, and this one begins with its weights, all but those that a
     pattern in `fresh` names. `baselines` are what anyone would try first: names, and functions that give each one's
     value of the first metric on the test split.
@@ -67,6 +69,7 @@ class Recipe:
     postprocess: Postprocess
     metrics: Measures | None = None
     unwatched: tuple[str, ...] = ()
+    embedding: str | None = None
     slo: Slo
     config: TrainConfig
     gates: tuple[Gate, ...]
@@ -83,6 +86,8 @@ class Recipe:
                 f"recipe {self.name}: give metrics, for there are none for postprocessing of kind "
                 f"{self.postprocess.kind!r}"
             )
+        if self.embedding is not None:
+            check_embedding(self.embedding, self.outputs)
 
     def quick(self) -> "Recipe":
         """The quick form: its own name, so its own run folder, and its lower gates recorded with the version."""

@@ -173,6 +173,30 @@ def test_where_none_runs_nothing_is_said_of_it(tmp_path: Path) -> None:
         assert "fast lane" not in run("m", "--prometheus", url).output
 
 
+def test_of_an_embedding_people_see_what_alarms_and_the_surest_of_the_rest(tmp_path: Path) -> None:
+    z = {f"embedding.cosine{k}": 1.0 + k / 10 for k in range(1, 8)} | {"x": 0.5, "embedding.norm": 9.0}
+    ones = np.ones(5)
+    values = {
+        "inference_feature_reference_samples": dict.fromkeys(z, 5_000.0),
+        ALL_SAMPLES: dict.fromkeys(z, 5_000.0),
+        HOUR.record(): dict.fromkeys(z, 600.0),
+        HOUR.record("z"): z,
+        HOUR.record("alarm_z"): dict.fromkeys(z, 0.0) | {"embedding.norm": 9.0},
+    }
+    past = (
+        line
+        for name, each in values.items()
+        for line in open_metrics(name, {labels(f): v * ones for f, v in each.items()}, int(time.time()) - 240, STEP_S)
+    )
+    with prometheus_of(past, tmp_path) as url:
+        output = run("m", "--prometheus", url).output
+        found = json.loads(run("m", "--prometheus", url, "--json").output)
+    shown = [line.split()[0] for line in output.splitlines() if line.strip().startswith(("embedding.", "x "))]
+    assert shown == ["embedding.norm", "embedding.cosine7", "embedding.cosine6", "embedding.cosine5", "x"]
+    assert "and 4 more of the embedding, all below those" in output
+    assert len(found["features"]) == 9
+
+
 def test_it_asks_the_gateway_which_requests_show_it(url: str, gateway: str) -> None:
     result = run("m", "--prometheus", url, "--version", "1", gateway=gateway)
     assert "requests that show x" in result.output

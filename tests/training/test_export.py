@@ -90,6 +90,19 @@ def test_dynamic_axes_inputs_and_outputs_are_as_many_as_the_contract_says(tmp_pa
         assert shown.max_error < 1e-6
 
 
+def test_an_output_may_be_called_as_a_layer_is(tmp_path: Path) -> None:
+    network, path = TextNetwork(), tmp_path / "model.onnx"
+    inputs = [TensorSpec(name=name, datatype="INT64", shape=(4,)) for name in ("ids", "mask")]
+    outputs = [
+        TensorSpec(name="embedding", datatype="FP32", shape=(3,)),
+        TensorSpec(name="states", datatype="FP32", shape=(4, 3)),
+    ]
+    export(network, inputs, outputs, BATCH, path)
+    arrays = {"ids": np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), "mask": np.ones((2, 4), np.int64)}
+    whole = predict(network, arrays, inputs, outputs)
+    np.testing.assert_allclose(Graph(path, outputs).run(arrays)["embedding"], whole["embedding"], atol=1e-6)
+
+
 def test_a_contract_that_is_not_the_networks_is_refused(tmp_path: Path, tiny: SimpleNamespace) -> None:
     wrong = TensorSpec(name="logits", datatype="FP32", shape=(4,))
     with pytest.raises(ExportFailed, match="make recipe and network agree"):

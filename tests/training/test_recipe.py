@@ -55,3 +55,8 @@ def test_the_fashion_network_has_the_size_that_its_docstring_says() -> None:
 def test_a_recipe_whose_answers_cant_be_judged_is_refused_before_it_is_trained() -> None:
     with pytest.raises(ValueError, match="give metrics, for there are none for postprocessing of kind 'embedding'"):
         replace(find("fashion-resnet"), postprocess=EmbeddingPostprocess(tensor="logits"))
+
+
+def test_a_recipe_whose_embedding_is_none_is_refused_before_it_is_trained() -> None:
+    with pytest.raises(ValueError, match="the embedding 'hidden' is no output of the model: expected one of 'logits'"):
+        replace(find("fashion-resnet"), embedding="hidden")

@@ -59,6 +59,21 @@ def test_padding_and_neighbours_change_nothing(
         torch.testing.assert_close(answers(built, [text], max(1, len(text)))[0], shown, rtol=1e-5, atol=1e-6)
 
 
+def test_one_that_embeds_also_answers_what_its_classes_are_told_from() -> None:
+    plain = network("lstm", True, "mean")
+    embedding = RecurrentClassifier(
+        "lstm", num_tokens=NUM_TOKENS, embedding_size=6, state_size=5, num_classes=3, pooling="mean", both_ways=True,
+        embeds=True,
+    ).eval()  # fmt: skip
+    embedding.load_state_dict(plain.state_dict())
+    ids = torch.tensor([[3, 9, 4, 0], [0, 0, 0, 0]])
+    with torch.no_grad():
+        logits, embedded = embedding(ids)
+        torch.testing.assert_close(logits, plain(ids))
+        torch.testing.assert_close(embedding.head(embedded), logits)
+    assert embedded.shape == (2, 10)
+
+
 @pytest.mark.parametrize(("cell", "both_ways"), KINDS)
 def test_the_order_of_the_tokens_matters(cell: Cell, both_ways: bool) -> None:
     built = network(cell, both_ways, "last")
@@ -95,7 +110,7 @@ def test_the_graph_holds_onnxs_own_operators(tmp_path: Path) -> None:
     built = RecurrentClassifier(
         "lstm", num_tokens=NUM_TOKENS, embedding_size=6, state_size=5, num_classes=2, pooling="max", both_ways=True
     )
-    export(built, recipe.inputs, recipe.outputs, recipe.batch, tmp_path / "model.onnx")
+    export(built, recipe.inputs, recipe.outputs[:1], recipe.batch, tmp_path / "model.onnx")
     session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     ids = np.zeros((3, *recipe.inputs[0].shape), dtype=np.int32)
     ids[0, :5], ids[1] = [2, 8, 9, 4, 3], 7

@@ -3,7 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.observation import output_values
+from contract import Repository
+from contract.embedding import PREFIX, fit_embedding
+from contract.observation import embedding_features, output_values
 from contract.postprocess import interpret
 from contract.schema import (
     BoxesPostprocess,
@@ -15,7 +17,10 @@ from contract.schema import (
     TokenLabelsPostprocess,
 )
 from training.data import Dataset, Split
-from training.reference import reference_profile
+from training.error import GateFailed
+from training.material import Material
+from training.recipes.recurrent import RECIPES
+from training.reference import reference_profile, watched_embedding
 
 RNG = np.random.default_rng(0)
 NUM_VALIDATION = 50
@@ -54,3 +59,41 @@ def test_what_gives_no_one_label_is_watched_by_its_own_features_and_never_as_rig
     samples = {feature.name: feature.num_samples for feature in profile.features}
     expected = output_values(post, interpret(post, {"y": outputs}))
     assert samples == {"x.mean": 80, "x.std": 80, **dict.fromkeys(expected, NUM_VALIDATION)}
+
+
+def embedded(num: int) -> dict[str, Any]:
+    return {"y": 3.0 * np.eye(2)[np.arange(num) % 2], "e": RNG.normal(size=(num, 20)).astype(np.float32)}
+
+
+def test_what_is_watched_of_an_embedding_has_its_bins_from_validation_samples() -> None:
+    post, labels = ClassificationPostprocess(tensor="y", labels=("a", "b")), np.arange(NUM_VALIDATION) % 2
+    embedding, outputs = fit_embedding("e", embedded(80)["e"]), embedded(NUM_VALIDATION)
+    unwatched = (f"{PREFIX}norm",)
+    profile = reference_profile(TensorPreprocess(), post, dataset(labels), outputs, unwatched, embedding)
+    shown = [feature for feature in profile.features if feature.name.startswith(PREFIX)]
+    assert profile.embedding == embedding
+    assert shown == [one for one in embedding_features(embedding, outputs["e"]) if one.name not in unwatched]
+    assert {feature.num_samples for feature in shown} == {NUM_VALIDATION}
+
+
+def test_a_lowered_version_is_watched_along_what_its_parent_is(tiny_repository: Repository) -> None:
+    parent = tiny_repository.contract("tiny", 1)
+    embedding = fit_embedding("logits", RNG.normal(size=(60, 3)).astype(np.float32))
+    parent = parent.model_copy(update={"profile": parent.profile.model_copy(update={"embedding": embedding})})
+    images = RNG.integers(0, 255, (NUM_VALIDATION, 8, 8, 1)).astype(np.uint8)
+    part = Split(inputs={"image": images}, targets=np.zeros(NUM_VALIDATION, np.int64))
+    data = Dataset(name="d", sha256="0" * 64, train=part, validation=part, test=part)
+    material = Material(name="d", split="test", calibration=part.inputs, judged=part.inputs, targets=None, dataset=data)
+    logits = RNG.normal(size=(NUM_VALIDATION, 3)).astype(np.float32)
+    profile = material.profile(parent, {"logits": logits})
+    assert profile.embedding == embedding
+    assert f"{PREFIX}product12" in {feature.name for feature in profile.features}
+
+
+def test_a_network_that_embeds_all_samples_alike_is_not_published() -> None:
+    recipe = next(recipe for recipe in RECIPES if recipe.embedding)
+    ids = np.full((5, *recipe.inputs[0].shape), 7, np.int32)
+    train = Split(inputs={"ids": ids}, targets=np.zeros(5))
+    with pytest.raises(GateFailed, match="expected finite vectors that differ, got 5 all alike; nothing was published"):
+        watched_embedding(recipe, recipe.network(), train)
+    assert watched_embedding(RECIPES[0], RECIPES[0].network(), train) is None

@@ -29,7 +29,7 @@ class RecurrentClassifier(nn.Module):
 
     While it learns, a share `token_dropout` of the tokens is unknown to it (Iyyer et al. 2015, "Deep unordered
     composition rivals syntactic methods for text classification"): no text is known by a rare word, and unknown ones
-    are something it has seen.
+    are something it has seen. One that `embeds` answers what it tells the classes from, too, to watch drift on.
     """
 
     def __init__(
@@ -44,9 +44,10 @@ class RecurrentClassifier(nn.Module):
         both_ways: bool = False,
         dropout: float = 0.0,
         token_dropout: float = 0.0,
+        embeds: bool = False,
     ) -> None:
         super().__init__()
-        self.pooling, self.token_dropout = pooling, token_dropout
+        self.pooling, self.token_dropout, self.embeds = pooling, token_dropout, embeds
         self.embedding = nn.Embedding(num_tokens, embedding_size)
         # Small, so that a rare token says nothing until it has learned to: its accidents aren't what a text is read by.
         nn.init.normal_(self.embedding.weight, std=0.1)
@@ -55,8 +56,11 @@ class RecurrentClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(state_size * (2 if both_ways else 1), num_classes)
 
-    def forward(self, ids_NT: Tensor) -> Tensor:
-        """Integer ids `[N, T]`, padding behind, to logits `[N, K]`; an id that is no token's is an unknown token."""
+    def forward(self, ids_NT: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Integer ids `[N, T]`, padding behind, to logits `[N, K]`; an id that is no token's is an unknown token.
+
+        One that embeds answers the pooled states `[N, H]` too, of both ways `[N, 2 H]`.
+        """
         ids_NT = known(ids_NT, self.embedding.num_embeddings, UNKNOWN_ID)
         if self.training and self.token_dropout:
             dropped_NT = torch.rand(ids_NT.shape, device=ids_NT.device) < self.token_dropout
@@ -67,8 +71,9 @@ class RecurrentClassifier(nn.Module):
         if self.backwards is not None:
             turned_NT = ids_NT.gather(1, torch.where(place_T < length_N1, length_N1 - 1 - place_T, place_T))
             pooled.append(self._pool(self._read(self.backwards, turned_NT), place_T, length_N1))
-        logits_NK: Tensor = self.head(self.dropout(torch.cat(pooled, dim=1)))
-        return logits_NK
+        embedding_NH = torch.cat(pooled, dim=1)
+        logits_NK: Tensor = self.head(self.dropout(embedding_NH))
+        return (logits_NK, embedding_NH) if self.embeds else logits_NK
 
     def _read(self, reader: nn.RNNBase, ids_NT: Tensor) -> Tensor:
         """The state `[N, T, H]` after each token."""

@@ -1,13 +1,14 @@
 """Four recurrent networks on two kinds of text: is a mail spam, and does a sentence like the film.
 
 Plain (Elman 1990), LSTM (Hochreiter & Schmidhuber 1997), GRU (Cho et al. 2014), and an LSTM each way: the same recipe
-but for the cell, so that the cells can be told apart by their figures.
+but for the cell, so that the cells can be told apart by their figures. The LSTM each way for sentences offers what it
+tells the classes from as an embedding, for drift to be watched on.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
 
-from contract.schema import AxisRange, Slo
+from contract.schema import AxisRange, Slo, TensorSpec
 from training.config import TrainConfig
 from training.dataset import sentiment, spam
 from training.gate import Gate
@@ -57,8 +58,13 @@ SENTIMENT = Task(
 )
 
 
-def recipe(task: Task, cell: Cell, at_least: float, *, both_ways: bool = False) -> Recipe:
+STATE_SIZE = 64
+
+
+def recipe(task: Task, cell: Cell, at_least: float, *, both_ways: bool = False, embeds: bool = False) -> Recipe:
     """The recipe of one cell on one task."""
+    size = STATE_SIZE * (2 if both_ways else 1)
+    embedding = TensorSpec(name="embedding", datatype="FP32", shape=(size,)) if embeds else None
     name = f"{task.name}-{'bi' if both_ways else ''}{'rnn' if cell == 'plain' else cell}"
     return Recipe(
         name=name,
@@ -72,16 +78,18 @@ def recipe(task: Task, cell: Cell, at_least: float, *, both_ways: bool = False) 
             cell,
             num_tokens=task.num_tokens,
             embedding_size=64,
-            state_size=64,
+            state_size=STATE_SIZE,
             num_classes=len(task.labels),
             pooling="mean",
             both_ways=both_ways,
             dropout=0.5,
             token_dropout=0.2,
+            embeds=embeds,
         ),
         objective=Classification(),
         inputs=task.inputs,
-        outputs=task.outputs,
+        outputs=(*task.outputs, embedding) if embedding else task.outputs,
+        embedding=embedding.name if embedding else None,
         batch=AxisRange(min=1, opt=8, max=32),
         preprocess=task.preprocess,
         postprocess=task.postprocess,
@@ -102,5 +110,5 @@ RECIPES = (
     recipe(SENTIMENT, "plain", 0.73),
     recipe(SENTIMENT, "lstm", 0.74),
     recipe(SENTIMENT, "gru", 0.74),
-    recipe(SENTIMENT, "lstm", 0.74, both_ways=True),
+    recipe(SENTIMENT, "lstm", 0.74, both_ways=True, embeds=True),
 )
