@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bench.error import BenchError
 from contract import ContractError, Repository
+from contract.embedding import Projection
 from contract.observation import input_values, output_values, watched
 from contract.postprocess import interpret
 from contract.preprocess import text_preprocessor
@@ -49,6 +50,8 @@ class Published:
         assert meaning is not None
         values = input_values(contract.preprocess, {name: samples}, {})
         values |= output_values(contract.postprocess, watched(contract.postprocess, tensors))
+        if (embedding := contract.profile.embedding) is not None:
+            values |= Projection(embedding).values(tensors[embedding.tensor])
         columns = np.stack([np.asarray(value, float) for value in values.values()], axis=1)
         return columns, list(values), meaning.argmax(axis=1) == labels
 
