@@ -41,4 +41,4 @@ bench-drift: setup  ## false alarms and delay of the drift rules beside Evidentl
 	@$(BIN)/python -m bench.drift $(ARGS)
 
 clean:  ## remove run files, caches and all environments; published models stay
-	rm -rf .venv .venv-triton .venv-kserve .venv-s3 run .pytest_cache .mypy_cache .ruff_cache .hypothesis tidegate.egg-info
+	rm -rf .venv .venv-triton .venv-kserve .venv-s3 .venv-kubectl run .pytest_cache .mypy_cache .ruff_cache .hypothesis tidegate.egg-info

@@ -11,6 +11,8 @@
 #                     apart because it needs older versions than this project
 #   .venv-s3          moto's server, which tests copy models to as to S3; only for `./setup.sh test`,
 #                     apart for the same reason
+#   .venv-kubectl     kubectl, which tests build the manifests with; only for `./setup.sh test`, and only where the one
+#                     on PATH is missing or too old to build them
 #
 # PYTHON=/path/to/python3.11 chooses the interpreter.
 set -eu
@@ -127,6 +129,8 @@ install_apart() {
     echo "$stamp" >"$1/.stamp"
 }
 
+builds_manifests() { kubectl kustomize k8s/overlays/cpu >/dev/null 2>&1; }
+
 install_foreign() {
     requirements=tests/integration/foreign-requirements.txt
     stamp=$(cat "$requirements" .venv/.stamp | sha256sum | cut -d' ' -f1)
@@ -156,6 +160,7 @@ install_triton
 if [ "${1:-}" = test ]; then
     install_apart .venv-kserve tests/integration/kserve-requirements.txt "KServe's Python client"
     install_apart .venv-s3 tests/k8s/s3-requirements.txt "moto's S3 server"
+    builds_manifests || install_apart .venv-kubectl tests/k8s/kubectl-requirements.txt kubectl
     install_foreign
     fetch_data
 fi

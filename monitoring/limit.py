@@ -4,4 +4,4 @@ One bad label can take a Prometheus down. A scrape over a limit fails as a whole
 """
 
 # A version with 30 features has about 2,000 series, most of them bins and latency buckets: room for 25 versions.
-MAX_SAMPLES = {"gateway": 50_000, "triton": 20_000, "drift": 10_000}
+MAX_SAMPLES = {"gateway": 50_000, "triton": 20_000, "drift": 10_000, "gpu": 5_000}

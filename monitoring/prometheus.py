@@ -40,11 +40,12 @@ def configuration(
     scrape_interval_s: int = SCRAPE_INTERVAL_S,
     alertmanagers: Sequence[str] = (),
     detectors: Sequence[str] = (),
+    devices: Sequence[str] = (),
 ) -> str:
     """Text of `prometheus.yml` that scrapes `host:port` targets as the jobs `gateway` and `triton`.
 
-    `detectors` are exporters of drift's fast lane, the job `drift`. Alerts are sent to every `host:port` of
-    `alertmanagers`; without one they only show in Prometheus.
+    `detectors` are exporters of drift's fast lane, the job `drift`; `devices` are DCGM exporters, the job `gpu`. Alerts
+    are sent to every `host:port` of `alertmanagers`; without one they only show in Prometheus.
 
     `rule_files` are absolute, or relative to the folder of the configuration. Rules are evaluated as often as targets
     are scraped. Raises ValueError for an interval under a second or a target that isn't `host:port`.
@@ -63,6 +64,7 @@ def configuration(
             _job("gateway", gateways),
             _job("triton", tritons),
             *([_job("drift", detectors)] if detectors else []),
+            *([_job("gpu", devices)] if devices else []),
         ],
     }
     return HEADER + yaml.safe_dump(document, sort_keys=False, width=1000)

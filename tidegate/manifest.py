@@ -21,6 +21,7 @@ _METRICS_SERVICES = {
     "gateway": ("gateway-metrics", 8082),
     "triton": ("triton-metrics", 8002),
     "drift": ("fast-lane-metrics", 9098),  # without the component `fast-lane` a name without addresses: no targets
+    "gpu": ("dcgm-exporter-metrics", 9400),  # the same without `dcgm-exporter`
 }
 _PLAIN, _OPERATOR, _DASHBOARDS = (
     f"{component}/generated" for component in ("prometheus", "prometheus-operator", "dashboards")
@@ -80,7 +81,12 @@ def _prometheus() -> str:
 
     from monitoring.prometheus import configuration
 
-    document = yaml.safe_load(configuration(alertmanagers=["alertmanager:9093"], detectors=["fast-lane-metrics:9098"]))
+    text = configuration(
+        alertmanagers=["alertmanager:9093"],
+        detectors=["fast-lane-metrics:9098"],
+        devices=["dcgm-exporter-metrics:9400"],
+    )
+    document = yaml.safe_load(text)
     for job in document["scrape_configs"]:
         name, port = _METRICS_SERVICES[job["job_name"]]
         del job["static_configs"]

@@ -22,10 +22,13 @@ OVERLAYS = ("cpu", "gpu")
 # In the order in which they are applied; `images` is the last.
 COMPONENTS = (
     "gpu", "engine-build", "node-cache", "mig", "image-volume", "feedback", "network-policy", "prometheus",
-    "prometheus-operator", "hpa", "keda", "ingress", "team", "training", "retrain", "fast-lane", "images",
+    "prometheus-operator", "hpa", "keda", "ingress", "team", "training", "retrain", "fast-lane", "dcgm-exporter",
+    "images",
 )  # fmt: skip
 BROUGHT_ALONG = ("dashboards",)
-NEEDS = {"retrain": {"training"}, "node-cache": {"engine-build"}, "mig": {"gpu", "engine-build"}}
+NEEDS = {
+    "retrain": {"training"}, "node-cache": {"engine-build"}, "mig": {"gpu", "engine-build"}, "dcgm-exporter": {"gpu"},
+}  # fmt: skip
 # What doesn't go together: two autoscalers, two ways to watch, and training without a volume to publish into.
 HALVES = ({"hpa", "prometheus-operator", "training", "retrain"}, {"keda", "prometheus", "image-volume"})
 
@@ -52,10 +55,10 @@ def _ordered(names: set[str]) -> Case:
 
 
 def kubectl() -> str:
-    """kubectl of PATH or of `.tools`."""
-    found = shutil.which("kubectl", path=f"{ROOT / '.tools'}{os.pathsep}{os.environ['PATH']}")
+    """The one that `./setup.sh test` installed because PATH has none that builds these manifests, or that of PATH."""
+    found = shutil.which("kubectl", path=f"{ROOT / '.venv-kubectl/bin'}{os.pathsep}{os.environ['PATH']}")
     if found is None:
-        pytest.skip("kubectl is not on PATH and not in .tools: the manifests were not built")
+        pytest.skip("there is no kubectl, which ./setup.sh test installs: the manifests were not built")
     return found
 
 

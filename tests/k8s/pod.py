@@ -15,10 +15,11 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-DEADLINE_S = 60.0
+DEADLINE_S, JOB_DEADLINE_S = 60.0, 400.0
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
@@ -31,7 +32,7 @@ def main() -> None:
         root = make_root(Path(spec["work"], each["name"]), each)
         running[each["name"]] = start(each, each["command"], root, Path(spec["work"], f"{each['name']}.log"))
     try:
-        outcome["ready"] = wait_until_ready(spec, running)
+        outcome["ready"] = wait(spec, running)
         for each in spec["containers"]:
             for command in each.get("also", []):
                 done = run_to_end(each, command, Path(spec["work"], each["name"]))
@@ -41,7 +42,7 @@ def main() -> None:
     finally:
         for name, process in running.items():
             process.send_signal(signal.SIGTERM)
-            outcome["codes"][name] = process.wait(30)
+            outcome["codes"][name] = process.wait(60)
             outcome["logs"][name] = Path(spec["work"], f"{name}.log").read_text(errors="replace")[-4000:]
     json.dump(outcome, sys.stdout)
 
@@ -54,6 +55,10 @@ def make_root(root: Path, each: dict[str, Any]) -> Path:
         (root / target.lstrip("/")).mkdir(parents=True, exist_ok=True)
     for target, source in each["links"].items():
         (root / target.lstrip("/")).symlink_to(source)
+    for target, text in each["files"].items():
+        place = root / target.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
     for target, source in each["binds"].items():
         place = root / target.lstrip("/")
         if Path(source).is_dir():
@@ -62,7 +67,7 @@ def make_root(root: Path, each: dict[str, Any]) -> Path:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
         mount("--rbind", source, place)
-        if target not in ("/proc", "/dev"):
+        if target not in ("/proc", "/dev", *each["writable"]):
             mount("-o", "remount,bind,ro", place)
     for target in each["empty"]:
         (root / target.lstrip("/")).mkdir(parents=True, exist_ok=True)
@@ -88,8 +93,29 @@ def run_to_end(each: dict[str, Any], command: list[str], root: Path) -> tuple[in
 def contained(each: dict[str, Any], command: list[str], root: Path) -> list[str]:
     ids = (f"--reuid={each['user']}", f"--regid={each['group']}", "--clear-groups")
     bare = ("--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all")
+    rename = ("/usr/bin/unshare", "--uts", "/bin/sh", "-c", 'echo "$0" >/proc/sys/kernel/hostname && exec "$@"')
+    named = (*rename, each["hostname"]) if "hostname" in each else ()
     # chroot before the user is changed, setpriv in the new root: both are in the image's /usr.
-    return ["/usr/sbin/chroot", str(root), "/usr/bin/setpriv", *ids, *bare, *command]
+    return [*named, "/usr/sbin/chroot", str(root), "/usr/bin/setpriv", *ids, *bare, *command]
+
+
+def wait(spec: dict[str, Any], running: dict[str, subprocess.Popen[bytes]]) -> bool:
+    """Until the containers are ready; or have ended, where `ends` is true; or the file that `until` names is there."""
+    if "until" in spec:
+        return poll(lambda: Path(spec["until"]).exists(), running)
+    if spec.get("ends"):
+        return poll(lambda: all(process.poll() is not None for process in running.values()))
+    return wait_until_ready(spec, running)
+
+
+def poll(holds: Callable[[], bool], running: Mapping[str, subprocess.Popen[bytes]] | None = None) -> bool:
+    until = time.monotonic() + JOB_DEADLINE_S
+    while not holds():
+        ended = any(process.poll() is not None for process in (running or {}).values())
+        if ended or time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def wait_until_ready(spec: dict[str, Any], running: dict[str, subprocess.Popen[bytes]]) -> bool:

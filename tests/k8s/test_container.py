@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,21 +19,13 @@ from monitoring.fast_lane import TIMESTAMP
 from serving.runtime import find
 from tests.conftest import MakeVersion
 from tests.k8s.cluster import K8S, ROOT, Object, composed, deployed, named, overlay
+from tests.k8s.container import contained, run_pod
 from tests.k8s.dockerfile import instructions
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 INSTALLED = "/opt/tidegate"
-SYSTEM = ("/usr", "/etc/ld.so.cache", "/etc/nsswitch.conf", "/etc/passwd", "/proc", "/dev")
 MAX_MIB = 250
-
-
-@pytest.fixture(scope="session")
-def allowed() -> None:
-    """Namespaces and mounts, which root may make."""
-    tried = subprocess.run(["unshare", "--mount", "--net", "--pid", "--fork", "true"], capture_output=True, check=False)
-    if tried.returncode != 0:
-        pytest.skip("namespaces can't be made here (root may): the containers' commands were not run")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +94,8 @@ def test_the_pods_become_ready_and_answer(installed: Path, repository: Contract,
         {"port": 8080, "path": "/v2/models/tiny/infer", "method": "POST", "body": json.dumps({"inputs": [tensor]})},
         {"port": 8082, "path": "/metrics"},
     ]
+    before = contained(triton, triton["initContainers"][0], volumes, image, {"PATH": image_path})
+    assert run_pod(tmp_path, [before], [], ends=True)["codes"] == {"repository": 0}
     outcome = run_pod(tmp_path, containers, requests)
 
     assert outcome["ready"], outcome["logs"]
@@ -162,6 +155,41 @@ def test_what_is_wrong_is_the_last_line_of_a_gateway_that_doesn_t_start(
     assert sentence in outcome["logs"]["gateway"].strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("mode", "sentence"),
+    [
+        (0o755, "there is no /models/repository on the volume: publish a version, or copy one there with"),
+        (
+            0o700,
+            "/models/repository can't be read by user 1000 (Permission denied): let its group 1000 read the volume",
+        ),
+    ],
+    ids=["empty", "unreadable"],
+)
+def test_a_volume_without_models_is_said_before_triton_starts_and_the_gateway_waits(
+    installed: Path, tmp_path: Path, mode: int, sentence: str
+) -> None:
+    volumes = {"models": tmp_path / "volume", "routes": K8S / "base"}
+    volumes["models"].mkdir(mode=mode)  # the test's user has it for itself, which isn't user 1000
+    objects = overlay("cpu")
+    triton, gateway = deployed(objects, "triton"), deployed(objects, "gateway")
+    image, path = {INSTALLED: installed}, {"PATH": f"{INSTALLED}/bin:/usr/bin:/bin"}
+    settings = config(objects, gateway["containers"][0])
+
+    waits = contained(triton, triton["initContainers"][0], volumes, image, path)
+    waits["command"] = [argument.replace("--wait=3600", "--wait=0") for argument in waits["command"]]
+    ended = run_pod(tmp_path, [waits], [], ends=True)
+    assert ended["codes"] == {"repository": 1}
+    assert sentence in ended["logs"]["repository"].strip().splitlines()[-1]
+
+    stays = contained(gateway, gateway["containers"][0], volumes, image, path | settings)
+    stays["probes"] = [probe for probe in stays["probes"] if probe["path"] == "/health/live"]
+    outcome = run_pod(tmp_path, [stays], [{"port": 8080, "path": "/health/ready"}])
+    assert outcome["ready"], outcome["logs"]
+    assert outcome["answers"][0][0] == 503
+    assert outcome["codes"] == {"gateway": 0}, outcome["logs"]
+
+
 def config(objects: tuple[Object, ...], container: Object) -> dict[str, str]:
     """The environment that `envFrom` and `env` give."""
     (source,) = container["envFrom"]
@@ -182,45 +210,3 @@ def runtime(tmp_path: Path) -> tuple[dict[str, Path], dict[str, str]]:
     environment = {**found.environment, "PATH": f"/shim:{found.environment['PATH']}"}
     venv = ROOT / ".venv-triton"
     return {str(venv): venv, "/shim": bin_dir, "/state": state}, environment
-
-
-def contained(
-    pod: Object, container: Object, volumes: dict[str, Path], image: dict[str, Path], environment: dict[str, str]
-) -> dict[str, Any]:
-    """A container as `pod.py` takes it: the manifest's command, user and mounts over an image made of this machine."""
-    kinds = {volume["name"]: volume for volume in pod["volumes"]}
-    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    binds = {path: volumes[name] for path, name in mounts.items() if "emptyDir" not in kinds[name]}
-    merged = [Path(f"/{name}") for name in ("bin", "lib", "lib64", "sbin")]  # into /usr, by links
-    links = {str(path): str(path.readlink()) for path in merged if path.is_symlink()}
-    hosts = volumes["models"].parent / "hosts"
-    hosts.write_text("127.0.0.1 localhost triton\n")
-    base = {path: Path(path) for path in (*SYSTEM, sys.base_prefix)} | {"/etc/hosts": hosts}
-    own = {each["name"]: each["value"] for each in container.get("env", [])}
-    ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
-    probes = [container[key]["httpGet"] for key in ("readinessProbe", "livenessProbe") if key in container]
-    return {
-        "name": container["name"],
-        "command": [*container["command"], *container.get("args", [])],
-        "user": pod["securityContext"]["runAsUser"],
-        "group": pod["securityContext"]["runAsGroup"],
-        "environment": environment | own,
-        "directories": sorted({str(Path(path).parent) for path in (*binds, *image, sys.base_prefix)}),
-        "links": links,
-        "binds": {path: str(source) for path, source in (base | image | binds).items()},
-        "empty": [path for path, name in mounts.items() if "emptyDir" in kinds[name] and path != "/dev/shm"],
-        "probes": [{"port": ports[probe["port"]], "path": probe["path"]} for probe in probes],
-    }
-
-
-def run_pod(tmp_path: Path, containers: list[dict[str, Any]], requests: list[dict[str, Any]]) -> dict[str, Any]:
-    work = tmp_path / "pod"
-    work.mkdir()
-    isolated = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    done = subprocess.run(
-        [*isolated, sys.executable, "-I", str(Path(__file__).with_name("pod.py"))],
-        input=json.dumps({"work": str(work), "containers": containers, "requests": requests}),
-        capture_output=True, text=True, timeout=150, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))

@@ -1,6 +1,7 @@
 """The Job that `tidegate jobs` prints, and whether a Triton has settled, as its start-up probe asks."""
 
 import os
+import threading
 from pathlib import Path
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -107,6 +108,15 @@ def test_a_volume_that_is_empty_or_cant_be_read_is_one_sentence(tmp_path: Path) 
     said = str(settled.unsettled(empty, "127.0.0.1:1"))
     assert said.startswith(f"there is no {empty} on the volume: publish a version, or copy one there")
     assert f"{unreadable} can't be read by user {os.getuid()}" in str(settled.unsettled(unreadable, "127.0.0.1:1"))
+
+
+def test_a_pod_waits_for_a_repository_before_triton_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "repository"
+
+    assert settled.main([f"--repository={root}", "--wait=0"]) == 1
+    assert capsys.readouterr().err.startswith(f"there is no {root} on the volume")
+    threading.Timer(0.2, root.mkdir).start()
+    assert settled.main([f"--repository={root}", "--wait=60"]) == 0
 
 
 def test_the_age_of_a_process_is_counted_from_its_start() -> None:

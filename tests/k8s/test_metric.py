@@ -10,7 +10,7 @@ import yaml
 
 from monitoring import find_binary
 from monitoring.exporter import LISTEN
-from monitoring.inventory import used_metrics
+from monitoring.inventory import optional_metrics, used_metrics
 from monitoring.limit import MAX_SAMPLES
 from monitoring.promql import metric_names
 from monitoring.rulebook import rule_groups
@@ -112,9 +112,9 @@ def test_promtool_accepts_the_configuration_that_is_mounted(tmp_path: Path) -> N
 
 
 def test_prometheus_scrapes_services_that_exist_under_the_jobs_of_the_rules() -> None:
-    objects = composed(("prometheus", "fast-lane"))
+    objects = composed(("gpu", "prometheus", "fast-lane", "dcgm-exporter"))
     document = yaml.safe_load(named_config(objects, "prometheus")["prometheus.yml"])
-    workload = {"gateway": "gateway", "triton": "triton", "drift": "fast-lane"}
+    workload = {"gateway": "gateway", "triton": "triton", "drift": "fast-lane", "gpu": "dcgm-exporter"}
 
     assert {job["job_name"] for job in document["scrape_configs"]} == workload.keys() == MAX_SAMPLES.keys()
     for job in document["scrape_configs"]:
@@ -129,7 +129,7 @@ def test_prometheus_scrapes_services_that_exist_under_the_jobs_of_the_rules() ->
 
 
 def test_monitors_scrape_with_limits_under_the_jobs_of_the_rules() -> None:
-    objects = composed(("prometheus-operator", "fast-lane"))
+    objects = composed(("gpu", "prometheus-operator", "fast-lane", "dcgm-exporter"))
     templates = [pod for _, pod in pods(objects)]
 
     for each in of_kind(objects, "PodMonitor"):
@@ -152,6 +152,22 @@ def test_the_fast_lane_listens_where_it_does_on_a_laptop_and_asks_the_prometheus
 
     assert options["listen"].rpartition(":")[2] == LISTEN.rpartition(":")[2] == str(ports_of(pod)["metrics"])
     assert int(port) in {each["port"] for each in named(objects, "Service", service)["spec"]["ports"]}
+
+
+def test_the_exporter_of_gpus_reports_what_the_rules_read_and_nothing_that_takes_root() -> None:
+    lines = (COMPONENTS / "dcgm-exporter/counters.csv").read_text().splitlines()
+    fields = [[part.strip() for part in line.split(",")] for line in lines if not line.startswith("#")]
+    pod = named(composed(("gpu", "dcgm-exporter")), "DaemonSet", "dcgm-exporter")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    given = {each["name"]: each.get("value") for each in container["env"]}
+
+    assert {name for name, _, _ in fields} == {name for name in optional_metrics() if name.startswith("DCGM_")}
+    assert not [name for name, _, _ in fields if "_PROF_" in name]
+    assert {kind for _, kind, _ in fields} == {"gauge"}
+    mounted = next(each["mountPath"] for each in container["volumeMounts"] if each["name"] == "counters")
+    assert given["DCGM_EXPORTER_COLLECTORS"] == f"{mounted}/counters.csv"
+    assert "DCGM_EXPORTER_KUBERNETES" not in given, "naming pods takes the kubelet's socket"
+    assert "nvidia.com/gpu" not in container["resources"]["limits"], "that GPU would be Triton's no more"
 
 
 def test_dashboards_carry_the_sidecars_label_and_are_mounted_where_grafana_looks() -> None:

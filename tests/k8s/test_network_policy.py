@@ -53,6 +53,7 @@ FAST_LANE: set[Arrow] = {
     ("cluster's prometheus", "fast-lane", "metrics"),
 }
 OF_THIS_NAMESPACE: set[Arrow] = {("fast-lane", "prometheus", "http"), ("prometheus", "fast-lane", "metrics")}
+GPUS: set[Arrow] = {("cluster's prometheus", "dcgm-exporter", "metrics")}
 TRAINING: set[Arrow] = {("train", "dns", "dns"), ("train-nodes", "dns", "dns")}
 
 
@@ -109,6 +110,14 @@ def test_the_fast_lane_and_prometheus_reach_each_other_only() -> None:
 
     assert set(beside.arrows()) == ARROWS | FAST_LANE | OF_THIS_NAMESPACE
     assert set(operators.arrows()) == GATEWAY_AND_TRITON | OPERATOR | FAST_LANE
+
+
+def test_what_gpus_report_is_read_by_prometheus_only_and_reaches_nothing() -> None:
+    beside = Network(composed(("gpu", "network-policy", "prometheus", "dcgm-exporter")))
+    operators = Network(composed(("gpu", "network-policy", "prometheus-operator", "dcgm-exporter")))
+
+    assert set(beside.arrows()) == ARROWS | GPUS | {("prometheus", "dcgm-exporter", "metrics")}
+    assert set(operators.arrows()) == GATEWAY_AND_TRITON | OPERATOR | GPUS
 
 
 def test_training_reaches_its_like_only() -> None:

@@ -15,6 +15,7 @@ from tests.k8s.cluster import (
     PLACEHOLDER,
     ROOT,
     Object,
+    composed,
     containers,
     deployed,
     everything,
@@ -78,6 +79,21 @@ def test_containers_are_bounded() -> None:
             assert "emptyDir" not in volume or "sizeLimit" in volume["emptyDir"], f"{owner}: {volume['name']}"
 
 
+def test_volumes_fit_into_what_the_pod_may_take() -> None:
+    """The kubelet evicts a pod whose volumes are above its containers' limits, whatever their own limits are."""
+    for owner, pod in every_pod():
+        empty = [volume["emptyDir"] for volume in pod["spec"].get("volumes", []) if "emptyDir" in volume]
+        for resource, medium in (("ephemeral-storage", None), ("memory", "Memory")):
+            limit = sum(_bytes(each["resources"]["limits"][resource]) for each in pod["spec"]["containers"])
+            volumes = [_bytes(each["sizeLimit"]) for each in empty if each.get("medium") == medium]
+            assert sum(volumes) < limit, f"{owner}: {resource}"
+
+
+def _bytes(quantity: str) -> int:
+    number, unit = int(quantity[:-2]), quantity[-2:]
+    return number * {"Mi": 2**20, "Gi": 2**30}[unit]
+
+
 def test_images_are_pinned_by_digest() -> None:
     for name, each in every_container():
         assert IMAGE.fullmatch(each["image"]), f"{name}: {each['image']}"
@@ -137,7 +153,7 @@ def test_every_selector_selects_a_pod_and_every_port_is_one_of_its() -> None:
             ports = ports_of(chosen[0])
             for port in service["spec"]["ports"]:
                 assert ports[port["targetPort"]] == port["port"], service["metadata"]["name"]
-        for each in of_kind(objects, "Deployment", "StatefulSet", "PodDisruptionBudget", "PodMonitor"):
+        for each in of_kind(objects, "Deployment", "StatefulSet", "DaemonSet", "PodDisruptionBudget", "PodMonitor"):
             assert [pod for pod in templates if matches(each["spec"]["selector"], labels(pod))], each["metadata"]
         for each in of_kind(objects, "Deployment"):
             for spread in each["spec"]["template"]["spec"].get("topologySpreadConstraints", []):
@@ -190,6 +206,18 @@ def test_the_gateway_s_settings_exist_and_can_be_read() -> None:
             assert path is None or any(path.is_relative_to(mount) for mount in mounted), path
 
 
+def test_a_missing_secret_is_said_by_the_gateway_and_not_by_a_pod_that_never_starts() -> None:
+    """Its message is tried in test_container.py; a Secret that isn't optional leaves the pod in ContainerCreating."""
+    pod = deployed(composed(("feedback",)), "gateway")
+    given = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+    (secret,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
+    mount = next(each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "feedback-keys")
+
+    assert secret["optional"] is True
+    assert secret["defaultMode"] == 0o440, "for the group of the pod, and nobody else"
+    assert given["TIDEGATE_FEEDBACK_KEYS"] == f"{mount['mountPath']}/feedback.keys"
+
+
 def test_probes_ask_for_paths_that_exist() -> None:
     routes = {route.path for route in health_routes(_NO_PLANE).routes}  # type: ignore[attr-defined]
     paths = {
@@ -199,10 +227,11 @@ def test_probes_ask_for_paths_that_exist() -> None:
         "alertmanager": {"/-/ready", "/-/healthy"},
         "grafana": {"/api/health"},
         "fast-lane": {"/metrics"},  # asked in test_container.py
+        "dcgm-exporter": {"/health"},
         "retrain": {route.path for route in create_receiver(_NO_PLANE, None).routes},  # type: ignore[attr-defined]
     }
     for owner, pod in every_pod():
-        if owner.partition("/")[0] not in ("Deployment", "StatefulSet"):
+        if owner.partition("/")[0] not in ("Deployment", "StatefulSet", "DaemonSet"):
             continue
         for each in pod["spec"]["containers"]:
             probes = {key: each[key] for key in ("startupProbe", "readinessProbe", "livenessProbe") if key in each}

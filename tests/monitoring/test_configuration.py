@@ -27,6 +27,13 @@ def test_the_fast_lane_is_a_job_where_it_runs() -> None:
     assert others == yaml.safe_load(configuration())["scrape_configs"]
 
 
+def test_gpus_are_a_job_where_an_exporter_runs() -> None:
+    *others, gpu = yaml.safe_load(configuration(devices=["127.0.0.1:9400"]))["scrape_configs"]
+
+    assert (gpu["job_name"], gpu["static_configs"]) == ("gpu", [{"targets": ["127.0.0.1:9400"]}])
+    assert others == yaml.safe_load(configuration())["scrape_configs"]
+
+
 def test_alerts_go_to_every_alertmanager() -> None:
     read = yaml.safe_load(configuration(alertmanagers=["127.0.0.1:9093", "127.0.0.1:9094"]))
 
