@@ -70,33 +70,6 @@ class Forget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Disguise:
-    """Puts any other tokens in the place of some units, and of some of the rest: answers the ids `[N, L]` alone.
-
-    So a name is learned by what stands around it, not by heart, and a strange word isn't a name for being strange.
-    """
-
-    unit_ratio: float
-    rest_ratio: float
-    num_tokens: int
-    num_special: int
-
-    def __post_init__(self) -> None:
-        """Refuse shares that aren't any."""
-        if not (0 <= self.unit_ratio <= 1 and 0 <= self.rest_ratio <= 1):
-            raise ValueError(f"expected ratios from 0 to 1, got {self.unit_ratio} and {self.rest_ratio}")
-
-    def __call__(self, inputs: Sequence[Tensor], /) -> Sequence[Tensor]:
-        """Disguise units of ids and units `[N, L]`; 0 is of no unit."""
-        ids_NL, units_NL = (each.cpu() for each in inputs)
-        of_unit_NL = torch.rand(ids_NL.shape[0], ids_NL.shape[1] + 1).gather(1, units_NL.long()) < self.unit_ratio
-        of_rest_NL = (torch.rand(ids_NL.shape) < self.rest_ratio) & (ids_NL >= self.num_special)
-        other_NL = torch.randint(self.num_special, self.num_tokens, ids_NL.shape, dtype=ids_NL.dtype)
-        shown_NL = torch.where(torch.where(units_NL > 0, of_unit_NL, of_rest_NL), other_NL, ids_NL)
-        return (shown_NL.to(inputs[0].device),)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class HiddenTokens:
     """Cross entropy of logits `[N, K, num_tokens]` at positions `[N, K]`, with targets `[N, L]`: the text itself."""
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from contract.schema import TensorSpec
 
+_TINY = 1e-5  # what a sum of shares in FP32 may be off by
+
 
 class Objective(Protocol):
     """Judges a batch of outputs, in the contract's order. Both answers are scalars, means over the batch.
@@ -43,6 +45,8 @@ class Objective(Protocol):
 class Classification:
     """Cross entropy over logits `[N, K]` with targets `[N]`; the score is the accuracy.
 
+    Targets may be shares `[N, K]` of every label, where people don't agree on one: Peterson et al. 2019, "Human
+    uncertainty makes classification more robust", arXiv 1908.07086. The score takes the largest for the label.
     `label_smoothing` above 0 gains a little accuracy and costs calibration: confidences are watched for drift, so
     the default is 0. Source: Szegedy et al. 2015, arXiv 1512.00567, section 7.
     """
@@ -56,8 +60,16 @@ class Classification:
             raise ValueError(f"label_smoothing: expected from 0 to below 1, got {self.label_smoothing}")
 
     def check(self, outputs: Sequence[TensorSpec], targets: NDArray[Any], *, whole: bool) -> None:
-        """Targets are whole numbers below K, and each of them is there."""
+        """Targets are whole numbers below K, or K shares that add up to 1, and each label is there."""
         num_classes = outputs[0].shape[-1]
+        if targets.dtype.kind == "f" and targets.ndim == 2:
+            if targets.shape[1] != num_classes:
+                raise ValueError(f"expected {num_classes} shares for each sample, got {targets.shape[1]}")
+            # NaN is neither.
+            wrong = np.flatnonzero(~((targets >= 0).all(axis=1) & (np.abs(targets.sum(axis=1) - 1) < _TINY)))
+            if wrong.size:
+                raise ValueError(f"expected shares that add up to 1, got {targets[wrong[0]]} at sample {wrong[0]}")
+            targets = targets.argmax(axis=1)
         if targets.dtype.kind not in "iu" or targets.ndim != 1:
             raise ValueError(f"expected a label's index for each sample, got {targets.dtype} {list(targets.shape)}")
         wrong = np.flatnonzero((targets < 0) | (targets >= num_classes))
@@ -79,7 +91,8 @@ class Classification:
 
     def score(self, outputs: Sequence[Tensor], targets: Tensor) -> Tensor:
         """Share of samples whose highest logit is their target's."""
-        return (outputs[0].argmax(dim=1) == targets).float().mean()
+        labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
+        return (outputs[0].argmax(dim=1) == labels).float().mean()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +60,13 @@ def flops(network: nn.Module, inputs: Tensors, specs: Sequence[TensorSpec]) -> i
     """Floating-point operations of one forward pass over the given batch; a multiply and an add are two."""
     network.eval()
     device = next(network.parameters()).device
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    backends = torch.backends
+    with (  # a recurrent layer as one operation of these libraries would count for nothing
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # of the first one, about Intel's GPUs
+        backends.mkldnn.flags(enabled=False),
+        backends.cudnn.flags(enabled=False),
+        torch.inference_mode(),
+        FlopCounterMode(display=False) as counter,
+    ):
         network(*(tensor.to(device) for tensor in tensors_of(inputs, specs)))
     return int(counter.get_total_flops())

@@ -32,14 +32,20 @@ MIN_CHARACTER_TEXTS = 3  # a character in fewer training texts than this is unkn
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Texts:
-    """Raw texts, and the index `[M]` of each one's label."""
+    """Raw texts, the index `[M]` of each one's label, and where it is known how much it is of every label, `[M, K]`."""
 
     texts: tuple[str, ...]
     labels: NDArray[np.int64]
+    shares: NDArray[np.float32] | None = None
 
     def take(self, chosen: Sequence[int] | NDArray[np.intp]) -> "Texts":
         """The texts chosen by index."""
-        return Texts(texts=tuple(self.texts[i] for i in chosen), labels=self.labels[np.asarray(chosen, dtype=np.intp)])
+        index = np.asarray(chosen, dtype=np.intp)
+        return Texts(
+            texts=tuple(self.texts[i] for i in chosen),
+            labels=self.labels[index],
+            shares=None if self.shares is None else self.shares[index],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,22 +132,36 @@ def encode(
 
 
 def text_dataset(
-    splits: TextSplits, preprocess: TextPreprocess, inputs: Sequence[TensorSpec], num_tokens: int
+    splits: TextSplits,
+    preprocess: TextPreprocess,
+    inputs: Sequence[TensorSpec],
+    num_tokens: int,
+    *,
+    graded: bool = False,
 ) -> Dataset:
-    """The data set of a text classifier, with the tokenizer that its training split gave."""
+    """The data set of a text classifier, with the tokenizer that its training split gave.
+
+    When `graded`, it is learned from the shares of the training split's texts; it is judged by labels all the same.
+    """
     tokenizer = trained_tokenizer(splits.train.texts, num_tokens)
 
-    def encoded(part: Texts) -> Split:
+    def encoded(part: Texts, targets: NDArray[Any]) -> Split:
         tensors: Tensors = encode(part.texts, preprocess, inputs, tokenizer)
-        return Split(inputs=tensors, targets=part.labels)
+        return Split(inputs=tensors, targets=targets)
 
     identity = f"{splits.sha256} {hashlib.sha256(tokenizer).hexdigest()} {preprocess.model_dump_json()}"
+    learned: NDArray[Any] = splits.train.labels
+    if graded:
+        if splits.train.shares is None:
+            raise ValueError(f"{splits.name}: expected shares of the labels to learn from, got labels alone")
+        learned = splits.train.shares
+        identity += f" {hashlib.sha256(learned.tobytes()).hexdigest()}"
     return Dataset(
         name=splits.name,
         sha256=hashlib.sha256(identity.encode()).hexdigest(),
-        train=encoded(splits.train),
-        validation=encoded(splits.validation),
-        test=encoded(splits.test),
+        train=encoded(splits.train, learned),
+        validation=encoded(splits.validation, splits.validation.labels),
+        test=encoded(splits.test, splits.test.labels),
         files={preprocess.tokenizer: tokenizer},
     )
 
@@ -164,7 +184,7 @@ def tfidf_accuracy(splits: TextSplits) -> float:
 class TextTask:
     """Classification of texts: the data, and what of a recipe follows from it, whatever the network.
 
-    `max_length` is in tokens, the two that frame a text among them.
+    `max_length` is in tokens, the two that frame a text among them. `graded` is as `text_dataset` takes it.
     """
 
     name: str
@@ -172,6 +192,7 @@ class TextTask:
     labels: tuple[str, ...]
     num_tokens: int
     max_length: int
+    graded: bool = False
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -201,7 +222,8 @@ class TextTask:
 
     def load(self, data_dir: Path | None) -> Dataset:
         """The texts as ids; raises DataNotFound or DataInvalid."""
-        return text_dataset(self.splits(data_dir), self.preprocess, self.inputs, self.num_tokens)
+        splits = self.splits(data_dir)
+        return text_dataset(splits, self.preprocess, self.inputs, self.num_tokens, graded=self.graded)
 
     def baseline(self, dataset: Dataset) -> float:
         """Accuracy of logistic regression on the words of the raw texts, none of them cut off.

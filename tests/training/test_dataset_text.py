@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training.dataset import sentiment, spam
@@ -46,6 +47,16 @@ def test_the_sentences_are_the_ones_that_were_rated() -> None:
     }
     assert by_text["Effective but too tepid biopic"] == "negative"
     assert by_text["By turns very dark and very funny."] == "positive"
+
+
+def test_a_sentence_is_liked_as_much_as_it_was_rated() -> None:
+    train = sentiment.splits(None).train
+    assert train.shares is not None
+    np.testing.assert_allclose(train.shares.sum(axis=1), 1, atol=1e-6)
+    assert (train.shares.argmax(axis=1) == train.labels).all()
+    rated = dict(zip(train.texts, train.shares[:, 1], strict=True))
+    start = "If you sometimes like to go to the movies to have fun, Wasabi is a good place to start."
+    assert rated[start] == pytest.approx(1 / (1 + np.exp(-22 / 15)))  # 15 people gave 22 points
 
 
 def test_the_mails_of_one_campaign_are_in_one_split() -> None:

@@ -32,6 +32,30 @@ def test_label_smoothing_takes_from_the_label_what_it_gives_to_all() -> None:
         Classification(label_smoothing=1.0)
 
 
+def test_shares_of_labels_are_learned_from_as_they_are() -> None:
+    logits, shares = np.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]]), np.array([[0.2, 0.7, 0.1], [0.1, 0.6, 0.3]])
+    expected = -(shares * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1).mean()
+    given = [torch.from_numpy(logits)], torch.from_numpy(shares)
+    assert Classification().loss(*given).item() == pytest.approx(expected)
+    assert Classification().score(*given).item() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([[0.5, 0.5], [0.1, 0.9]], "expected 3 shares for each sample, got 2"),
+        ([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5]], "add up to 1, got .* at sample 1"),
+        ([[-0.5, 0.5, 1.0], [1.0, 0.0, 0.0]], "add up to 1, got .* at sample 0"),
+        ([[np.nan, 0.5, 0.5], [1.0, 0.0, 0.0]], "add up to 1, got .* at sample 0"),
+        ([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1]], "got none of 2"),
+    ],
+)
+def test_shares_that_are_none_are_refused(shares: list[list[float]], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Classification().check([LOGITS], np.array(shares, dtype=np.float32), whole=True)
+    Classification().check([LOGITS], np.eye(3, dtype=np.float32), whole=True)
+
+
 def test_heads_are_judged_by_their_own_targets_and_summed_by_weight() -> None:
     outputs = [torch.tensor([[0.0, math.log(3), 0.0]]), torch.tensor([[5.0]])]
     targets = {"kind": torch.tensor([1]), "size": torch.tensor([2.0])}

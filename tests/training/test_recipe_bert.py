@@ -11,10 +11,9 @@ from torch import Tensor
 from training.data import Dataset
 from training.dataset import name_tag
 from training.dataset.novel_name import TEST, TRAIN, VALIDATION, passages
-from training.masked import HIDDEN_RATIO, Disguise, HiddenTokens, Hide, chosen, exam, is_chosen, num_hidden
+from training.masked import HIDDEN_RATIO, HiddenTokens, Hide, chosen, exam, is_chosen, num_hidden
 from training.network.transformer import Encoder, MaskedWords, TextClassifier, TokenTagger
 from training.next_token import NOTHING
-from training.recipe import find
 from training.recipes.ernie import INPUTS, PREPROCESS
 from training.text import END_ID, MASK_ID, PAD_ID, SPECIAL, START_ID, TOKENIZER_FILE, encode
 
@@ -70,6 +69,16 @@ def test_tokens_that_stand_for_no_text_are_tagged_outside() -> None:
     assert (tags[texts >= FIRST] != 0).any()
 
 
+def test_a_tag_is_decided_beside_two_neighbours_on_either_side() -> None:
+    torch.manual_seed(1)
+    alone = Encoder(num_tokens=NUM_TOKENS, max_length=LENGTH, width=16, num_heads=2, num_layers=0, dropout=0.0, pad=0)
+    network = TokenTagger(alone, 5, 0.0, (PAD_ID, START_ID, END_ID)).eval()
+    changed = ids(16)
+    changed[0, 8] = NUM_TOKENS - 1
+    moved = (network(ids(16)) - network(changed)).abs().sum(dim=-1)[0] > 0
+    assert moved.nonzero().flatten().tolist() == [6, 7, 8, 9, 10]
+
+
 def test_gaps_are_filled_and_nothing_else_is_changed() -> None:
     network = MaskedWords(encoder(), num_hidden=3, mask=MASK_ID, start=START_ID, num_special=FIRST).eval()
     texts = ids(12, 5)
@@ -121,21 +130,6 @@ def test_hidden_tokens_are_drawn_anew_and_masked_in_the_papers_shares() -> None:
     assert shown[hidden][shown[hidden] != MASK_ID].min() >= FIRST
 
 
-def test_a_disguise_takes_names_whole_and_some_of_the_rest() -> None:
-    texts = torch.full((2_000, LENGTH), NUM_TOKENS - 1)
-    texts[:, 0], texts[:, -1] = START_ID, PAD_ID
-    units = torch.tensor([0, 0, 1, 1, 1, 1, 0, *[0] * (LENGTH - 7)]).expand(2_000, -1)
-    torch.manual_seed(1)
-    (shown,) = Disguise(unit_ratio=0.5, rest_ratio=0.1, num_tokens=NUM_TOKENS, num_special=FIRST)((texts, units))
-    changed = shown != texts
-    assert not changed[:, [0, -1]].any()
-    assert changed[:, 2:6].any(dim=1).float().mean() == pytest.approx(0.5, abs=0.04)
-    assert changed[:, 6:-1].float().mean() == pytest.approx(0.1, abs=0.02)
-    whole = changed[:, 2:6].sum(dim=1)
-    assert (whole[whole > 0] >= 2).float().mean() > 0.99  # a token may be changed into itself
-    assert shown[changed].min() >= FIRST
-
-
 def test_only_hidden_tokens_are_judged() -> None:
     objective, targets = HiddenTokens(num_tokens=NUM_TOKENS), ids(8).long()
     logits = torch.zeros(1, 2, NUM_TOKENS)
@@ -159,7 +153,7 @@ def test_an_exam_hides_the_same_every_time() -> None:
 
 @cache
 def names() -> Dataset:
-    return find("entities-ernie").load(None)
+    return name_tag.tagged(None, PREPROCESS, INPUTS, tokens=4_096, renamed=1)
 
 
 def marked(text: str) -> Iterator[str]:
@@ -189,21 +183,26 @@ def test_names_are_marked_without_their_titles(text: str, expected: str) -> None
 
 def test_no_novel_is_in_two_splits_and_every_name_has_its_tags() -> None:
     dataset, of_book = names(), passages(None)
-    for split, books in ((dataset.train, TRAIN), (dataset.validation, VALIDATION), (dataset.test, TEST)):
-        assert len(split) == sum(len(of_book[book]) for book in books)
+    for split, books, times in (
+        (dataset.train, TRAIN, 2),
+        (dataset.validation, VALIDATION, 1),
+        (dataset.test, TEST, 1),
+    ):
+        assert len(split) == times * sum(len(of_book[book]) for book in books)
         tagged = sum(len(list(name_tag.spans(row))) for row in split.targets["tags"])
-        written = sum(len(p.spans) for book in books for p in of_book[book])
-        assert 0.99 * written < tagged <= written  # the rest is behind the network's end
+        written = times * sum(len(p.spans) for book in books for p in of_book[book])
+        assert 0.98 * written < tagged <= written  # the rest is behind the network's end
     assert len({*TRAIN, *VALIDATION, *TEST}) == 6
 
 
 def test_most_names_of_the_test_are_new() -> None:
-    """Otherwise a list of names would do."""
+    """Otherwise what the training novels name would do."""
     dataset = names()
     assert not dataset.train.targets["new"].any()
     first = (dataset.test.targets["tags"] % 2 == 1) & (dataset.test.targets["tags"] > 0)
     assert dataset.test.targets["new"][first].mean() > 0.6
     assert name_tag.most_frequent_tag(dataset) < 0.5
+    assert name_tag.most_frequent_tag_or_list(dataset) > 0.8  # whoever has the lists has to be better than that
 
 
 def test_capitals_tell_the_network_nothing() -> None:

@@ -4,10 +4,13 @@ from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from torch import Tensor, nn
 
+from contract.schema import TensorSpec
 from training.config import TrainConfig
+from training.provenance import flops
 from training.recipe import Recipe
 from training.size import Size, measure
 
@@ -49,6 +52,12 @@ def test_a_network_is_as_large_as_it_is_by_hand(recipe: Recipe, tiny: SimpleName
     assert found.memory.activations_bytes == BATCH * 4 * (64 + 8 + 3) + BATCH * 8 + 4
     memory = found.memory
     assert memory.total_bytes == 3 * 4 * NUM_PARAMETERS + memory.activations_bytes
+
+
+def test_recurrent_layers_count_step_by_step() -> None:
+    network = nn.LSTM(8, 16, batch_first=True)
+    spec = TensorSpec(name="x", datatype="FP32", shape=(5, 8))
+    assert flops(network, {"x": np.ones((1, 5, 8), np.float32)}, (spec,)) == 2 * 5 * 4 * 16 * (8 + 16)
 
 
 def test_what_is_frozen_needs_no_gradient_and_no_momentum(recipe: Recipe, tiny: SimpleNamespace) -> None:

@@ -133,5 +133,22 @@ def test_the_tokenizer_has_seen_the_training_split_alone() -> None:
     assert dataset.sha256 != text_dataset(splits, PREPROCESS, INPUTS, 40).sha256
 
 
+def test_shares_are_learned_from_and_labels_are_judged_by() -> None:
+    shares = np.linspace(0, 1, 120, dtype=np.float32).reshape(60, 2)
+    plain, graded = (
+        divided("words", Texts(texts=CORPUS, labels=LABELS, shares=each), num_validation=10, num_test=20, seed=3)
+        for each in (None, shares)
+    )
+    dataset = text_dataset(graded, PREPROCESS, INPUTS, 200, graded=True)
+    expected = [shares[CORPUS.index(text)] for text in graded.train.texts]
+    np.testing.assert_array_equal(dataset.train.targets, expected)
+    np.testing.assert_array_equal(dataset.test.targets, graded.test.labels)
+    by_labels = text_dataset(graded, PREPROCESS, INPUTS, 200)
+    np.testing.assert_array_equal(by_labels.train.targets, graded.train.labels)
+    assert by_labels.sha256 == text_dataset(plain, PREPROCESS, INPUTS, 200).sha256 != dataset.sha256
+    with pytest.raises(ValueError, match="got labels alone"):
+        text_dataset(plain, PREPROCESS, INPUTS, 200, graded=True)
+
+
 def test_a_fingerprint_is_what_is_left_without_case_digits_and_signs() -> None:
     assert fingerprint("Win $1,000 NOW!") == fingerprint("win 2000 now") == "winnow"

@@ -1,12 +1,14 @@
 """The names in Jane Austen's novels as tags of a text's tokens, and how well a network finds them.
 
-Judged by whole names, as the CoNLL-2003 task was: a name counts where its first and its last token and its kind are
-right (Tjong Kim Sang & De Meulder 2003, cs/0306050). Axes: M and N samples, L positions, T tags.
+A network is given three novels, and lists of names (training/dataset/name_list.py) by way of the names that passages
+are read again under. What it adds to both shows beside a dictionary that has both. Judged by whole names, as the
+CoNLL-2003 task was: a name counts where its first and its last token and its kind are right (Tjong Kim Sang & De
+Meulder 2003, cs/0306050). Axes: M and N samples, L positions, T tags.
 """
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +23,9 @@ from contract.preprocess import text_preprocessor
 from contract.schema import TensorSpec, TextPreprocess
 from contract.tensor import Tensors
 from training.data import Dataset, Split, digest, several
-from training.dataset.novel_name import TEST, TRAIN, VALIDATION, Passage, passages
+from training.dataset.name_list import listed
+from training.dataset.novel_name import TEST, TRAIN, VALIDATION, WORD, Passage, Span, passages
+from training.dataset.novel_renamed import Renaming, ordinary
 from training.evaluation import Measure, resampled
 from training.masked import exam, lesson
 from training.next_token import NOTHING
@@ -31,27 +35,23 @@ NAME = "Jane Austen's names"
 LABELS = ("outside", "B-person", "I-person", "B-place", "I-place")
 OUTSIDE = 0
 KINDS = ("person", "place")  # the tags of a kind are 2 k + 1, where a name begins, and 2 k + 2
-_MASK_SEED = 1904
+_MASK_SEED, _RENAMING_SEED = 1904, 9223
 
 
-def tagged(data_dir: Path | None, preprocess: TextPreprocess, inputs: tuple[TensorSpec, ...], tokens: int) -> Dataset:
+def tagged(
+    data_dir: Path | None, preprocess: TextPreprocess, inputs: tuple[TensorSpec, ...], tokens: int, renamed: int
+) -> Dataset:
     """Passages of three novels to learn from, of one to watch, of two to judge by; a tag a token.
 
-    The lesson shows which tokens are of which name, for `Disguise`. The targets are `tags`, and `new`: whether the
-    token is of a name no word of which is in a name of the first three novels.
-    Raises DataNotFound or DataInvalid.
+    A passage to learn from is there as it is written and `renamed` times under other names, in random order. The
+    targets are `tags`, and `new`: whether the token is held out and of a name no word of which is in a name of the
+    first three novels. Raises DataNotFound or DataInvalid.
     """
-    parts, tokenizer, known = _encoded(data_dir, preprocess, inputs, tokens)
-    begins_V = _begins(tokenizer)
+    parts, tokenizer = _encoded(data_dir, preprocess, inputs, tokens, renamed)
     splits = {
-        name: Split(
-            inputs={preprocess.ids_tensor: ids},
-            targets=several({"tags": tags, "new": _new(ids, tags, known, begins_V)}),
-        )
-        for name, (ids, tags) in parts.items()
+        name: Split(inputs={preprocess.ids_tensor: ids}, targets=several({"tags": tags, "new": new}))
+        for name, (ids, tags, new) in parts.items()
     }
-    ids, tags = parts["train"]
-    splits["train"] = replace(splits["train"], lesson={preprocess.ids_tensor: ids, "names": _numbered(tags)})
     return _dataset(tokenizer, preprocess, splits)
 
 
@@ -60,15 +60,16 @@ def hidden(
     preprocess: TextPreprocess,
     inputs: tuple[TensorSpec, ...],
     tokens: int,
+    renamed: int,
     mask: int,
     *,
     whole: bool = True,
 ) -> Dataset:
     """The same passages to fill gaps in, without tags; words and names are hidden `whole`, or token by token."""
-    parts, tokenizer, _ = _encoded(data_dir, preprocess, inputs, tokens)
+    parts, tokenizer = _encoded(data_dir, preprocess, inputs, tokens, renamed)
     begins_V = _begins(tokenizer)
     splits = {}
-    for name, (ids, tags) in parts.items():
+    for name, (ids, tags, _) in parts.items():
         units = _units(ids, tags, begins_V) if whole else _units(ids, tags, np.ones_like(begins_V), names=False)
         splits[name] = lesson(ids, units) if name == "train" else exam(ids, units, mask=mask, seed=_MASK_SEED)
     return _dataset(tokenizer, preprocess, splits)
@@ -97,23 +98,14 @@ def measure(outputs: Tensors, targets: NDArray[Any]) -> list[Measure]:
 
 def most_frequent_tag(dataset: Dataset) -> float:
     """F1 of a dictionary: a word is tagged as it mostly was in training, and a new word is outside."""
-    ids_tensor = next(iter(dataset.train.inputs))
-    begins_V = _begins(next(iter(dataset.files.values())))
-    seen: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
-    for ids, tags in zip(dataset.train.inputs[ids_tensor], dataset.train.targets["tags"], strict=True):
-        for start, end in _words(ids, tags, begins_V):
-            seen[tuple(ids[start:end].tolist())][int(tags[start])] += 1
-    usual = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
-    right, said = [], []
-    for ids, tags in zip(dataset.test.inputs[ids_tensor], dataset.test.targets["tags"], strict=True):
-        guessed = np.full_like(tags, OUTSIDE)
-        for start, end in _words(ids, tags, begins_V):
-            tag = usual.get(tuple(ids[start:end].tolist()), OUTSIDE)
-            guessed[start:end] = tag + tag % 2  # `I-` where a name goes on
-            guessed[start] = tag
-        right.append(set(spans(tags)))
-        said.append(set(spans(guessed)))
-    return _f1(_counts(right, said))
+    return _dictionary_f1(dataset, {})
+
+
+def most_frequent_tag_or_list(dataset: Dataset) -> float:
+    """F1 of a dictionary that knows the lists too: a word that training never had is tagged as the list that has it."""
+    names = listed(None)
+    people = dict.fromkeys((name.lower() for name in (*names["first"], *names["last"])), "person")
+    return _dictionary_f1(dataset, dict.fromkeys(map(str.lower, names["place"]), "place") | people)
 
 
 def spans(tags_L: NDArray[Any]) -> Iterator[tuple[int, int, int]]:
@@ -130,14 +122,13 @@ def spans(tags_L: NDArray[Any]) -> Iterator[tuple[int, int, int]]:
 
 @lru_cache(maxsize=1)
 def _encoded(
-    data_dir: Path | None, preprocess: TextPreprocess, inputs: tuple[TensorSpec, ...], tokens: int
-) -> tuple[dict[str, tuple[NDArray[Any], NDArray[np.int64]]], bytes, frozenset[tuple[int, ...]]]:
-    """Ids and tags `[M, L]` of each split, the tokenizer, and the words that training's names are made of."""
-    of_book = passages(data_dir)
-    novels = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-    of_split = {name: [p for book in books for p in of_book[book]] for name, books in novels.items()}
-    # It never sees a name, so it cuts known names into as many pieces as new ones.
-    tokenizer = trained_tokenizer([_without_names(passage) for passage in of_split["train"]], tokens)
+    data_dir: Path | None, preprocess: TextPreprocess, inputs: tuple[TensorSpec, ...], tokens: int, renamed: int
+) -> tuple[dict[str, tuple[NDArray[Any], NDArray[np.int64], NDArray[np.bool_]]], bytes]:
+    """Ids, tags and whether they are of new names `[M, L]`, of each split; and the tokenizer."""
+    of_split = _of_split(data_dir)
+    known = {word for passage in of_split["train"] for span in passage.spans for word in _words(passage, span)}
+    of_split["train"] = _renamed(of_split["train"], data_dir, renamed)
+    tokenizer = trained_tokenizer([passage.text for passage in of_split["train"]], tokens)
     parts = {}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, preprocess.tokenizer).write_bytes(tokenizer)
@@ -145,22 +136,67 @@ def _encoded(
         for name, chosen in of_split.items():
             prepared = encode([passage.text for passage in chosen])
             places = [place for place in prepared.places if isinstance(place, TextPlace)]
-            tags = np.array([_tags(p, place) for p, place in zip(chosen, places, strict=True)], dtype=np.int64)
-            parts[name] = prepared.tensors[preprocess.ids_tensor], tags
-    begins_V = _begins(tokenizer)
-    ids, tags = parts["train"]
-    known = {
-        tuple(row[start:end].tolist())
-        for row, row_tags in zip(ids, tags, strict=True)
-        for start, end in _words(row, row_tags, begins_V)
-        if row_tags[start] > OUTSIDE
+            tags = np.array([_tags(*each) for each in zip(chosen, places, strict=True)], dtype=np.int64)
+            new = np.zeros(tags.shape, dtype=np.bool_)
+            if name != "train":
+                new = np.array([_tags(_of_new(p, known), place) for p, place in zip(chosen, places, strict=True)]) > 0
+            parts[name] = prepared.tensors[preprocess.ids_tensor], tags, new
+    return parts, tokenizer
+
+
+def _of_split(data_dir: Path | None) -> dict[str, list[Passage]]:
+    of_book = passages(data_dir)
+    novels = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+    return {name: [passage for book in books for passage in of_book[book]] for name, books in novels.items()}
+
+
+def _renamed(written: Sequence[Passage], data_dir: Path | None, times: int) -> list[Passage]:
+    """The passages, and each again under other names; mixed, for a quick run takes the first ones."""
+    generator, common = np.random.default_rng(_RENAMING_SEED), ordinary(written)
+    names = {
+        sort: tuple(name for name in each if name.lower() not in common) for sort, each in listed(data_dir).items()
     }
-    return parts, tokenizer, frozenset(known)
+    rename = Renaming(names, generator)
+    together = [*written, *(rename(passage) for _ in range(times) for passage in written)]
+    return [together[i] for i in generator.permutation(len(together))]
 
 
-def _without_names(passage: Passage) -> str:
-    bounds = [0, *(at for span in passage.spans for at in (span.start, span.end)), len(passage.text)]
-    return " ".join(passage.text[start:end] for start, end in zip(bounds[::2], bounds[1::2], strict=True))
+def _words(passage: Passage, span: Span) -> list[str]:
+    return WORD.findall(passage.text[span.start : span.end].lower())
+
+
+def _of_new(passage: Passage, known: Set[str]) -> Passage:
+    """The passage with only those names that have no known word."""
+    return replace(passage, spans=tuple(span for span in passage.spans if known.isdisjoint(_words(passage, span))))
+
+
+def _dictionary_f1(dataset: Dataset, known: Mapping[str, str]) -> float:
+    """F1 of tagging each word by itself, as training mostly has it, or else as it is known; neighbours are one name.
+
+    It learns from as many passages as the data set has at most, none of them under other names.
+    """
+    of_split = _of_split(None)
+    seen: dict[str, Counter[str | None]] = defaultdict(Counter)
+    for passage in of_split["train"][: len(dataset.train)]:
+        kinds = {at: span.kind for span in passage.spans for at in range(span.start, span.end)}
+        for word in WORD.finditer(passage.text):
+            seen[word.group().lower()][kinds.get(word.start())] += 1
+    kind_of = {**known, **{word: counts.most_common(1)[0][0] for word, counts in seen.items()}}
+    right = [{(span.start, span.end, span.kind) for span in passage.spans} for passage in of_split["test"]]
+    return _f1(_counts(right, [set(_looked_up(passage.text, kind_of)) for passage in of_split["test"]]))
+
+
+def _looked_up(text: str, kind_of: Mapping[str, str | None]) -> Iterator[tuple[int, int, str]]:
+    """Start, end and kind of the names in a text whose words have these kinds, if any."""
+    start, end, now = 0, 0, None
+    for word in WORD.finditer(text):
+        kind = kind_of.get(word.group().lower())
+        if now is not None and not (kind == now and text[end : word.start()] == " "):
+            yield start, end, now
+            now = None
+        start, end, now = (word.start() if now is None else start), word.end(), kind
+    if now is not None:
+        yield start, end, now
 
 
 def _tags(passage: Passage, place: TextPlace) -> list[int]:
@@ -189,13 +225,6 @@ def _begins(tokenizer: bytes) -> NDArray[np.bool_]:
     return begins_V
 
 
-def _words(ids_L: NDArray[Any], tags_L: NDArray[np.int64], begins_V: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """First token of every word, and the token after its last."""
-    real = np.flatnonzero(tags_L != NOTHING)
-    firsts = real[begins_V[ids_L[real]]]
-    yield from zip(firsts.tolist(), [*firsts[1:].tolist(), int(real[-1]) + 1 if real.size else 0], strict=True)
-
-
 def _units(
     ids_ML: NDArray[Any], tags_ML: NDArray[np.int64], begins_V: NDArray[np.bool_], *, names: bool = True
 ) -> NDArray[np.int64]:
@@ -203,27 +232,6 @@ def _units(
     goes_on = (tags_ML > OUTSIDE) & (tags_ML % 2 == 0) & names
     real = tags_ML != NOTHING
     return np.asarray(np.cumsum(begins_V[ids_ML] & ~goes_on & real, axis=1) * (real & (ids_ML != UNKNOWN_ID)))
-
-
-def _numbered(tags_ML: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The number of the name that a token is of, from 1; 0 outside."""
-    inside = tags_ML > OUTSIDE
-    return np.asarray(np.cumsum(inside & (tags_ML % 2 == 1), axis=1) * inside)
-
-
-def _new(
-    ids_ML: NDArray[Any],
-    tags_ML: NDArray[np.int64],
-    known: frozenset[tuple[int, ...]],
-    begins_V: NDArray[np.bool_],
-) -> NDArray[np.bool_]:
-    """Bool `[M, L]`: the tokens of names that have no known word."""
-    new_ML = np.zeros(tags_ML.shape, dtype=np.bool_)
-    for ids, tags, new in zip(ids_ML, tags_ML, new_ML, strict=True):
-        for first, after, _ in spans(tags):
-            words = (ids[start:end] for start, end in _words(ids, tags, begins_V) if first <= start < after)
-            new[first:after] = all(tuple(word.tolist()) not in known for word in words)
-    return new_ML
 
 
 def _counts(right: Sequence[set[Any]], said: Sequence[set[Any]]) -> NDArray[np.float64]:

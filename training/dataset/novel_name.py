@@ -3,7 +3,7 @@
 Nobody marked these novels by hand. Austen's spelling does it: what begins with a capital inside a sentence is a name
 unless the gazetteer says otherwise, and a person's unless it is listed as a place or stands before a word for one, as
 in "Milsom Street". Titles are no part of a name. The network gets the text in lower case, so it has to know a name by
-what stands around it; validation and test are other novels, in which most people are ones that it never met.
+how it is spelt and what stands around it; validation and test are other novels, with mostly other people.
 """
 
 import re
@@ -27,11 +27,11 @@ Kind = Literal["person", "place"]
 MAX_WORDS = 40  # of a passage: as many as fit the network with nearly all of their pieces
 
 _NO_NAMES = OTHER | TITLES | PLACE_TAILS
-_WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*")
+WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*")
 _SENTENCE_END = re.compile(r"(?<![A-Z])(?<!Mr)(?<!Mrs)(?<!Dr)(?<!St)(?<!Esq)[.!?][\"'_)]*\s+(?=[\"'_(]*[A-Z])")
 _HEADING = re.compile(r"\s*(CHAPTER|VOLUME|Chapter|Volume|FINIS|Finis|THE END|The End|END)\b.*")
 _INSIDE = re.compile(r"[A-Za-z,'] \Z")  # what stands before a word inside a sentence
-_TITLED = re.compile(rf"\b({'|'.join(sorted(TITLES))})\.? \Z")
+TITLED = re.compile(rf"\b({'|'.join(sorted(TITLES))})\.? \Z")
 _BETWEEN = (" ", " de ")  # between the words of one name
 _MIN_COUNT = 2  # a capital that was seen once may be a printer's
 
@@ -70,12 +70,12 @@ class _Names:
     def __init__(self, texts: Sequence[str]) -> None:
         capital, small, titled = Counter[str](), Counter[str](), Counter[str]()
         for text in texts:
-            for word in _WORD.finditer(text):
+            for word in WORD.finditer(text):
                 before = text[max(0, word.start() - 12) : word.start()]
                 if word.group().islower():
                     small[word.group()] += 1
                 elif _is_capitalised(word.group()):
-                    titled[word.group()] += bool(_TITLED.search(before))
+                    titled[word.group()] += bool(TITLED.search(before))
                     capital[word.group()] += bool(_INSIDE.search(before))
         sure = {w for w, n in capital.items() if n >= _MIN_COUNT and n > 2 * small[w.lower()]}
         self._anywhere = {w for w in sure if not small[w.lower()]} - _NO_NAMES | PLACES
@@ -84,7 +84,7 @@ class _Names:
 
     def spans(self, text: str) -> Iterator[Span]:
         """The names in a text: words of one kind with nothing but a space between them are one name."""
-        words = list(_WORD.finditer(text))
+        words = list(WORD.finditer(text))
         found: list[Span] = []
         for word, after in zip(words, [*words[1:], None], strict=True):
             followed = after is not None and text[word.end() : after.start()] == " " and after.group() in PLACE_TAILS
@@ -99,7 +99,7 @@ class _Names:
 
     def _kind(self, text: str, word: re.Match[str], *, followed: bool, in_place: bool) -> Kind | None:
         name, before = word.group(), text[: word.start()]
-        titled = bool(_TITLED.search(before[-12:]))
+        titled = bool(TITLED.search(before[-12:]))
         if not _is_capitalised(name):
             return None
         if name in PLACE_TAILS:

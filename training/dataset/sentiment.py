@@ -2,7 +2,8 @@
 
 Hutto & Gilbert 2014, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM:
 ratings of 10,605 sentences out of the reviews that Pang & Lee 2004 collected, from -4 to 4. The label is the sign of
-the mean rating; sentences rated 0 are left out, and so is the second copy of a sentence.
+the mean rating; sentences rated 0 are left out, and so is the second copy of a sentence. How sure a label is
+is in the rating too: the shares of the two labels are the logistic function of it, and of it negated.
 """
 
 import tarfile
@@ -54,5 +55,11 @@ def _samples(archive: bytes) -> Texts:
     for line in lines:
         _, rating, sentence = line.split("\t")
         rated.setdefault(fingerprint(sentence), (sentence.strip(), float(rating)))
-    chosen = [(sentence, rating > 0) for sentence, rating in rated.values() if rating]
-    return Texts(texts=tuple(s for s, _ in chosen), labels=np.array([liked for _, liked in chosen], dtype=np.int64))
+    chosen = [(sentence, rating) for sentence, rating in rated.values() if rating]
+    rating_M = np.array([rating for _, rating in chosen])
+    liked_M = 1 / (1 + np.exp(-rating_M))
+    return Texts(
+        texts=tuple(sentence for sentence, _ in chosen),
+        labels=(rating_M > 0).astype(np.int64),
+        shares=np.stack((1 - liked_M, liked_M), axis=1).astype(np.float32),
+    )

@@ -16,6 +16,7 @@ from training.network.vocabulary import known
 from training.text import UNKNOWN_ID
 
 _STD = 0.02  # of weights at the beginning; Devlin et al. 2018
+_REACH = 5  # tokens: one with two on either side
 _SURE = 10.0  # a logit beside zeros: a probability of 0.9998 among five
 
 
@@ -110,17 +111,46 @@ class TextClassifier(nn.Module):
         return logits_NK
 
 
+class WideTextClassifier(TextClassifier):
+    """A text classifier, and beside it a score of each token for each class, summed over the text times `word_scale`.
+
+    The sum alone is logistic regression on the words, which few texts suffice for. The first `num_special` tokens are
+    no words. Wide and deep: Cheng et al. 2016, arXiv 1606.07792.
+    """
+
+    def __init__(
+        self, encoder: Encoder, num_classes: int, dropout: float, *, num_special: int, word_scale: float
+    ) -> None:
+        super().__init__(encoder, num_classes, dropout)
+        self.num_special, self.word_scale = num_special, word_scale
+        self.word = nn.Embedding(encoder.token.num_embeddings, num_classes)
+        nn.init.zeros_(self.word.weight)
+
+    def forward(self, ids_NL: Tensor) -> Tensor:
+        """Token ids `[N, L]` to logits `[N, K]`."""
+        ids_NL = self.encoder.known(ids_NL)
+        scores_NLK = self.word(ids_NL) * (ids_NL >= self.num_special)[..., None]
+        logits_NK: Tensor = super().forward(ids_NL) + self.word_scale * scores_NLK.sum(dim=1)
+        return logits_NK
+
+
 class TokenTagger(nn.Module):
-    """An encoder, and a tag for each token; tokens that stand for no text (`blank` ids) are tagged 0, which is none."""
+    """An encoder, and a tag for each token; tokens that stand for no text (`blank` ids) are tagged 0, which is none.
+
+    A token is tagged by its neighbours' vectors too: the pieces of a word, and the words of a name, belong together.
+    """
 
     def __init__(self, encoder: Encoder, num_tags: int, dropout: float, blank: Sequence[int]) -> None:
         super().__init__()
         self.encoder, self.blank = encoder, tuple(blank)
+        self.beside = nn.Conv1d(encoder.width, encoder.width, _REACH, padding=_REACH // 2)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.width, num_tags))
 
     def forward(self, ids_NL: Tensor) -> Tensor:
         """Token ids `[N, L]` to logits `[N, L, T]`."""
-        logits_NLT = self.head(self.encoder(ids_NL))
+        x_NLC = self.encoder(ids_NL)
+        x_NLC = x_NLC + F.gelu(self.beside(x_NLC.transpose(1, 2)).transpose(1, 2))
+        logits_NLT = self.head(x_NLC)
         blank_NL = torch.stack([ids_NL == each for each in self.blank]).any(dim=0)
         none_T = _SURE * (torch.arange(logits_NLT.shape[-1], device=ids_NL.device) == 0)
         return torch.where(blank_NL[..., None], none_T, logits_NLT)

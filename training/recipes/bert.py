@@ -12,7 +12,7 @@ from training.data import Dataset
 from training.dataset import sentiment, spam
 from training.gate import Gate
 from training.masked import Forget, HiddenTokens, Hide, found, hidden, most_frequent, num_hidden
-from training.network.transformer import Encoder, MaskedWords, TextClassifier
+from training.network.transformer import Encoder, MaskedWords, TextClassifier, WideTextClassifier
 from training.objective import Classification
 from training.recipe import Recipe
 from training.text import END_ID, MASK_ID, PAD_ID, SPECIAL, START_ID, TOKENIZER_FILE, TextTask
@@ -26,14 +26,18 @@ NUM_LAYERS = 2
 FORGOTTEN_RATIO = 0.3
 # Over two epochs of so few texts: the last weights are surer than they are right.
 AVERAGE = 0.998
+# AdamW moves a weight by about its rate a step, and most words are in few batches: a word must be heard all the same,
+# at a rate that is small for the encoder's sake, which otherwise knows the texts by heart before the words are learned.
+WORD_SCALE = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task(TextTask):
-    """A task of text classification, and both networks for it."""
+    """A task of text classification, and both networks for it; `wide` for a score of each word beside the encoder."""
 
     description: str
     data: str
+    wide: bool = False
 
     def load_hidden(self, data_dir: Path | None) -> Dataset:
         """The same texts with gaps to fill."""
@@ -63,6 +67,10 @@ class Task(TextTask):
 
     def classifier(self) -> TextClassifier:
         """The network that is fine-tuned."""
+        if self.wide:
+            return WideTextClassifier(
+                self.encoder(), len(self.labels), dropout=0.3, num_special=len(SPECIAL), word_scale=WORD_SCALE
+            )
         return TextClassifier(self.encoder(), len(self.labels), dropout=0.3)
 
 
@@ -83,6 +91,9 @@ SENTIMENT = Task(
     labels=sentiment.LABELS,
     num_tokens=10_000,  # words rather than pieces: a sentence of twenty is liked for two of them
     max_length=48,
+    # The sign of a rating close to 0 is noise. Logistic regression gains by it too: 0.804 on the same shares.
+    graded=True,
+    wide=True,
 )
 
 
@@ -128,7 +139,7 @@ def fine_tuning(
         objective=Classification(),
         augment=Forget(ratio=FORGOTTEN_RATIO, mask=MASK_ID, num_special=len(SPECIAL)),
         after=after,
-        fresh=("head.*",),
+        fresh=("head.*", "word.*"),
         inputs=task.inputs,
         outputs=task.outputs,
         batch=BATCH,
@@ -165,7 +176,7 @@ SPAM_PRETRAINING = pretraining(SPAM, config(4, 2e-3), 0.09, config(1, 2e-3, 512)
 SPAM_BERT = fine_tuning(SPAM, SPAM_PRETRAINING, config(5, 1e-3, average=AVERAGE), 0.96, config(2, 1e-3, 1_024), 0.80)
 SENTIMENT_PRETRAINING = pretraining(SENTIMENT, config(6, 1e-3), 0.10, config(1, 2e-3, 1_024))
 SENTIMENT_BERT = fine_tuning(
-    SENTIMENT, SENTIMENT_PRETRAINING, config(3, 1e-3, average=AVERAGE), 0.74, config(2, 1e-3, 2_048), 0.56
+    SENTIMENT, SENTIMENT_PRETRAINING, config(5, 1e-4, average=AVERAGE), 0.75, config(2, 1e-4, 2_048), 0.56
 )
 
 RECIPES = (SPAM_PRETRAINING, SPAM_BERT, SENTIMENT_PRETRAINING, SENTIMENT_BERT)
