@@ -139,7 +139,7 @@ def fine_tuning(
         objective=Classification(),
         augment=Forget(ratio=FORGOTTEN_RATIO, mask=MASK_ID, num_special=len(SPECIAL)),
         after=after,
-        fresh=("head.*", "word.*"),
+        fresh=("head.*", "word.*") if task.wide else ("head.*",),
         inputs=task.inputs,
         outputs=task.outputs,
         batch=BATCH,
