@@ -70,7 +70,8 @@ class Admission:
         return Call(ask, self._started, self._deadline, self._started, served, choice, span=self._span)
 
     def _count(self, outcome: Outcome, took_s: float) -> None:
-        plane, call, series, protocol = self._plane, self._call, self._series, self._ask.protocol
+        plane, call, series, ask = self._plane, self._call, self._series, self._ask
+        protocol, kind = ask.protocol, "pinned" if ask.version else "latest"
         if call is not None:
             served, choice = call.served, call.choice
             if served is not self._served or series is None:
@@ -78,15 +79,13 @@ class Admission:
             if choice is not None:
                 kind = "routed"
                 plane.metrics.routed(choice.route, served.label, _kind(served, choice))
-            else:
-                kind = "pinned" if self._ask.version else "latest"
             if outcome is OK:
                 series.answered[protocol, kind].add(call.stages)
                 return
             if choice is None:
                 series.unrouted[kind].inc()
         if series is None:
-            series = plane.series_of(self._ask)
+            series = plane.series_of(ask)
         series.requests[protocol][outcome.status].inc()
         if outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
             series.duration[protocol].observe(took_s)
