@@ -73,7 +73,7 @@ class Endpoint:
         """Have it say what it has ready; returns why it didn't."""
         try:
             async with asyncio.timeout(timeout_s):
-                index = await self.upstream.index(timeout_s)
+                index = await self._index(timeout_s)
         except UpstreamFailed as exc:  # it is there, but can't read its repository: what it has in memory it serves
             self._arrive()
             return exc
@@ -91,6 +91,15 @@ class Endpoint:
         self.ready = versions | {(name, "") for name, _ in versions} | {("", "")}
         self.breakers = {key: breaker for key, breaker in self.breakers.items() if key in self.ready}
         return None
+
+    async def _index(self, timeout_s: float) -> Sequence[IndexEntry]:
+        try:
+            return await self.upstream.index(timeout_s)
+        except UpstreamUnavailable as exc:
+            if not self.up:
+                raise
+            log.info("inference server %s is asked once more: %s", self.address, exc.__cause__ or exc)
+            return await self.upstream.index(timeout_s)  # perhaps only a connection was lost: a new one tells
 
     def _arrive(self) -> None:
         self._silences = 0
