@@ -76,6 +76,25 @@ async def test_a_server_that_hangs_does_not_hold_up_the_others_beyond_its_time()
     assert [e.version for e in await two.balancer.index(0.001) if e.ready] == ["1"]
 
 
+async def test_a_lost_connection_takes_no_server_away_and_a_lost_server_does() -> None:
+    one = Cluster(server := Server("m/1"))
+    await one.index()
+    asked, index = [0], server.index
+
+    async def lose_the_first(timeout_s: float) -> Sequence[IndexEntry]:
+        asked[0] += 1
+        if asked[0] == 1:
+            raise LOST
+        return await index(timeout_s)
+
+    server.index = lose_the_first  # type: ignore[method-assign]
+    assert await one.index() == {"m/1"}
+    assert asked == [2]
+    server.down = LOST
+    with pytest.raises(UpstreamUnavailable):
+        await one.index()
+
+
 async def test_a_lost_call_is_tried_once_more_elsewhere_if_there_is_time_and_budget() -> None:
     three = Cluster(*(servers := [Server("m/1") for _ in range(3)]))
     await three.index()
