@@ -1,6 +1,7 @@
 """A gRPC client on asyncio for unary calls: one connection, made when it is needed and made again when it is lost."""
 
 import asyncio
+import logging
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from gateway.http2.request import CallError, ClientCall, ResponseHead, read_resp
 from gateway.http2.stream import Credit, WriteStalled
 
 __all__ = ["CallError", "GrpcChannel"]
+
+log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 4096  # calls that wait because the server takes no more at once
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -50,6 +53,10 @@ class GrpcChannel:
         self._retry_at = 0.0
         self._reason = ""
         self._closed = False
+
+    def __str__(self) -> str:
+        """Where it leads."""
+        return f"{self._host}:{self._port}"
 
     async def unary(
         self,
@@ -247,6 +254,8 @@ class ClientConnection(Connection[ResponseHead]):
 
     def end(self, reason: str) -> None:
         """Close the connection, and end every call."""
+        if self.streams and not self.dead:
+            log.warning("a connection to %s ended with %d calls in hand: %s", self._channel, len(self.streams), reason)
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(reason))
             self.ready.exception()  # nobody may wait for it

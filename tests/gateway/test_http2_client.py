@@ -339,6 +339,20 @@ async def test_no_http2_at_all() -> None:
         assert (error.code, error.unsent) == (grpc.StatusCode.UNAVAILABLE, True)
 
 
+async def test_calls_that_are_lost_leave_the_reason_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    behaviour = Behaviour()
+    async with ours(behaviour) as port, channel_to(port) as channel:
+        assert await channel.unary(ECHO, b"x", 5) == b"x"
+        call = asyncio.create_task(channel.unary(WAIT, b"", 5))
+        await behaviour.entered.acquire()
+        (connection,) = channel._connections
+        connection.data_received(b"\0" * 9)  # DATA of stream 0
+        assert (await error_of(call)).code is grpc.StatusCode.UNAVAILABLE
+    (line,) = [record.message for record in caplog.records if record.name == "gateway.http2.client"]
+    reason = "PROTOCOL_ERROR: a frame of a stream on stream 0"
+    assert line == f"a connection to 127.0.0.1:{port} ended with 1 calls in hand: {reason}"
+
+
 async def test_closing_ends_the_calls() -> None:
     behaviour = Behaviour()
     async with ours(behaviour) as port, channel_to(port) as channel:

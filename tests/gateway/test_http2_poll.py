@@ -34,6 +34,12 @@ async def asked(poll: BusyPoll, sleeps: Sleeps, *, alone: bool = True, after_s: 
     return sleeps.looked - before
 
 
+async def calm(poll: BusyPoll, sleeps: Sleeps) -> None:
+    """Let as many calls come one by one as it wants to see."""
+    for _ in range(CALM):
+        await asked(poll, sleeps)
+
+
 def run(scenario: Callable[[Sleeps], Coroutine[Any, Any, None]]) -> None:
     sleeps = Sleeps()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(sleeps)) as runner:
@@ -55,8 +61,7 @@ def test_it_stays_awake_once_calls_have_come_one_by_one() -> None:
 def test_it_sleeps_among_many_calls() -> None:
     async def scenario(sleeps: Sleeps) -> None:
         poll = BusyPoll(LONG_S)
-        for _ in range(CALM):
-            await asked(poll, sleeps)
+        await calm(poll, sleeps)
         assert await asked(poll, sleeps, alone=False) in FEW
         for _ in range(CALM):
             assert await asked(poll, sleeps) in FEW
@@ -68,8 +73,7 @@ def test_it_sleeps_among_many_calls() -> None:
 def test_each_look_out_in_vain_lets_twice_as_many_calls_pass() -> None:
     async def scenario(sleeps: Sleeps) -> None:
         poll = BusyPoll(SOON_S / 4)
-        for _ in range(CALM):
-            await asked(poll, sleeps)
+        await calm(poll, sleeps)
         watched = [number for number in range(30) if await asked(poll, sleeps) in MANY]
         assert watched == [0, 3, 8, 17]
 
@@ -79,8 +83,7 @@ def test_each_look_out_in_vain_lets_twice_as_many_calls_pass() -> None:
 def test_an_answer_in_time_forgives_what_was_in_vain() -> None:
     async def scenario(sleeps: Sleeps) -> None:
         poll = BusyPoll(SOON_S)
-        for _ in range(CALM):
-            await asked(poll, sleeps)
+        await calm(poll, sleeps)
         assert await asked(poll, sleeps, after_s=2 * SOON_S) in MANY
         for _ in range(2):
             assert await asked(poll, sleeps, after_s=0) in FEW
@@ -106,8 +109,7 @@ def test_no_time_is_never() -> None:
 def test_a_call_that_is_given_up_is_watched_no_longer() -> None:
     async def scenario(sleeps: Sleeps) -> None:
         poll = BusyPoll(LONG_S)
-        for _ in range(CALM):
-            await asked(poll, sleeps)
+        await calm(poll, sleeps)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         poll.watch(answer, alone=True)
         answer.cancel()
