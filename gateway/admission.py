@@ -57,7 +57,7 @@ class Admission:
 
     def _admit(self) -> Call:
         plane, ask = self._plane, self._ask
-        served, choice = plane.find(ask)
+        served, choice = plane.routing.find(ask)
         if choice is not None and choice.deadline_s is not None:
             self._deadline = min(self._deadline, self._started + choice.deadline_s)
         self._served = served
@@ -85,7 +85,7 @@ class Admission:
             if choice is None:
                 series.unrouted[kind].inc()
         if series is None:
-            series = plane.series_of(ask)
+            series = plane.routing.series_of(ask)
         series.requests[protocol][outcome.status].inc()
         if outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
             series.duration[protocol].observe(took_s)

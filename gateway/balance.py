@@ -9,8 +9,9 @@ answers only prefers other endpoints: where there are none, calls still go out. 
 lost connections) lets nothing out but one probe at a time.
 
 A call is sent to the endpoint with the fewest calls pending. If it couldn't be reached, or was lost, it is sent once
-more, to another endpoint, as far as the retry budget goes. Calls of a sequence stay with one endpoint, chosen by
-rendezvous hashing so that every gateway chooses the same, and are sent again only if they surely never arrived.
+more, to another endpoint if there is one, as far as the retry budget goes. Calls of a sequence stay with one endpoint,
+chosen by rendezvous hashing so that every gateway chooses the same, and are sent again only if they surely never
+arrived.
 """
 
 import asyncio
@@ -164,10 +165,11 @@ class Balancer:
             left_s = deadline - self.clock()
             if left_s <= 0 or (sequence and not exc.unsent):
                 raise
-            others = self._candidates(key, but=endpoint)
-            if not others or not self.budget.spend():
+            # A lost connection says little of the server: where there is no other, it is asked again over a new one.
+            candidates = self._candidates(key, but=endpoint) or (self._candidates(key) if exc.lost else [])
+            if not candidates or not self.budget.spend():
                 raise
-            endpoint = self._best(others, key, sequence)
+            endpoint = self._best(candidates, key, sequence)
         with _Attempt(self, endpoint, key, left_s):
             return await send(endpoint.upstream, left_s)
 
@@ -312,7 +314,7 @@ class BalanceMetrics(Collector):
         ejections = CounterMetricFamily(
             "gateway_upstream_ejections", "Times a server, or a model on it, was taken out of use.", None, labels
         )
-        failovers = CounterMetricFamily("gateway_upstream_failovers", "Calls sent once more, to another server.")
+        failovers = CounterMetricFamily("gateway_upstream_failovers", "Lost calls that were sent once more.")
         exhausted = CounterMetricFamily(
             "gateway_upstream_retry_budget_exhausted", "Calls not sent once more because too many had been."
         )

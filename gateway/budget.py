@@ -69,16 +69,27 @@ class Breaker:
     """Opens after failures in a row. Once its time is up it is half-open: one call at a time shows whether it closes.
 
     Times are monotonic seconds. A call is judged by when it was sent: what was sent before the breaker opened
-    can't close it, and what was sent while it was open can't open it further.
+    can't close it, and what was sent while it was open can't open it further. Calls in hand together when their
+    connection is lost are one failure.
     """
 
-    __slots__ = ("_failures", "_jitter", "_opened_at", "_openings", "_policy", "_until", "answered", "probing")
+    __slots__ = (
+        "_failures",
+        "_jitter",
+        "_lost_at",
+        "_opened_at",
+        "_openings",
+        "_policy",
+        "_until",
+        "answered",
+        "probing",
+    )
 
     def __init__(self, policy: Ejection, jitter: Callable[[], float]) -> None:
         self._policy = policy
         self._jitter = jitter
         self._failures = self._openings = 0
-        self._opened_at = self._until = -inf
+        self._lost_at = self._opened_at = self._until = -inf
         self.answered = False  # whether the last failure was an answer: the server is there, what it said is an error
         self.probing = False  # whether the one call is under way
 
@@ -103,10 +114,12 @@ class Breaker:
         """Whether a success of a call sent then closes it, or ends a row of failures."""
         return sent > self._opened_at
 
-    def fail(self, now: float, sent: float, *, answered: bool) -> bool:
+    def fail(self, now: float, sent: float, *, answered: bool, lost: bool = False) -> bool:
         """Count a failure of a call sent then. Whether the breaker opened for it."""
-        if sent < self._until:
+        if sent < self._until or (lost and sent < self._lost_at):
             return False
+        if lost:
+            self._lost_at = now
         self._failures += 1
         self.answered = answered
         if not self._openings and self._failures < self._policy.failures:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gateway.route import Choice
     from gateway.trace import Span
 
+MAX_PRIORITY = 9  # the least urgent of Triton's levels that a request may name; 0 is the model's default
+
 _NUMBER = {stage: number for number, stage in enumerate(STAGES)}
 _QUEUE, _UPSTREAM = _NUMBER["queue"], _NUMBER["upstream"]
 

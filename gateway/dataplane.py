@@ -5,7 +5,6 @@ HTTP and gRPC only translate. Each wraps its work in `call`, which times it, cou
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,36 +17,25 @@ from contract import Contract, Repository
 from contract.answer import Answerer, Answers
 from contract.postprocess import interpret
 from contract.preprocess import Prepared, Preprocessor
-from contract.schema import ClassificationPostprocess
 from contract.tensor import Tensors, as_samples, as_sent, check_inputs, check_shapes, check_values, datatype_of
 from gateway.admission import Admission
-from gateway.call import Ask, Call
-from gateway.catalog import Catalog, Change, Served, newest
+from gateway.call import MAX_PRIORITY, Ask, Call
+from gateway.catalog import Catalog, Change, Served
 from gateway.coalesce import Entry, Executor, Inference, Result, Values
-from gateway.error import (
-    DeadlineExceeded,
-    InvalidRequest,
-    UnknownModel,
-    UpstreamError,
-    UpstreamFailed,
-    UpstreamRefused,
-    UpstreamUnavailable,
-)
+from gateway.error import DeadlineExceeded, InvalidRequest, UpstreamFailed, UpstreamUnavailable
 from gateway.feedback import Feedback
 from gateway.journal import Journal
-from gateway.metric import OTHER, Metrics, VersionSeries
+from gateway.metric import Metrics
 from gateway.observation import Observation
 from gateway.reservoir import Reservoir
-from gateway.route import Choice, Target
 from gateway.route_file import RouteFile
+from gateway.routing import Routing
 from gateway.setting import Settings
-from gateway.shadow import Answer, Shadow
+from gateway.shadow import Shadow
 from gateway.upstream import Batch, Upstream
 from gateway.v2 import InferRequest
 
 log = logging.getLogger(__name__)
-
-MAX_PRIORITY = 9
 
 _T = TypeVar("_T")
 _OURS = {"timeout", "priority", "binary_data_output"}
@@ -76,6 +64,7 @@ class DataPlane:
         self.feedback = feedback
         self.journal = journal
         self.catalog = Catalog(repository, upstream, on_change=self._changed, on_up=metrics.upstream_up.set)
+        self.routing = Routing(self.catalog, routes, shadow, metrics, shadow_timeout_s=settings.request_timeout_s)
         metrics.contract_errors.set_function(lambda: len(self.catalog.refused))
         self.inflight = 0
         self._configs: dict[Served, Any] = {}
@@ -94,7 +83,7 @@ class DataPlane:
     async def predict(self, call: Call, items: Sequence[Any]) -> list[dict[str, Any]]:
         """Answer N items (image bytes, texts, rows) with one JSON object each."""
         call.mark("admit")
-        inference = await self._serve(call, partial(self._predict_by, items))
+        inference = await self.routing.serve(call, partial(self._predict_by, items))
         contract, answer = call.served.contract, call.served.answer
         assert contract is not None
         assert answer is not None
@@ -110,7 +99,7 @@ class DataPlane:
         call.mark("admit")
         parameters = _heed(call, request.parameters) if request.parameters else None
         ask = partial(self._infer_by, request.tensors, parameters)
-        outputs = (await self._serve(call, ask)).outputs
+        outputs = (await self.routing.serve(call, ask)).outputs
         contract = call.served.contract
         return outputs if contract is None else as_sent(contract.batch_axis, outputs)
 
@@ -149,99 +138,6 @@ class DataPlane:
         except KeyError:
             known = ", ".join(one.name for one in served.observer.features) if served.observer else ""
             raise InvalidRequest(f"expected one of the features {known:.400}, got {feature!r:.80}") from None
-
-    def find(self, ask: Ask) -> tuple[Served, Choice | None]:
-        """Who serves a request: what its route chose, or the version that it names."""
-        choice = self.routes.table.choose(
-            ask.name, ask.version, ask.headers, ready=self._is_ready, random=random.random
-        )
-        if choice is None:
-            return self.catalog.find(ask.name, ask.version), None
-        for target in (choice.target, *choice.fallbacks):
-            if self._is_ready(target):
-                return self._target(target), choice
-        return self._target(choice.target), choice
-
-    def series_of(self, ask: Ask) -> VersionSeries:
-        """The series of a request that nobody served: those of who should have, as far as that is known."""
-        choice = self.routes.table.choose(
-            ask.name, ask.version, ask.headers, ready=lambda _: True, random=random.random
-        )
-        name, version = ask.name, ask.version
-        if choice is not None:
-            name, version = choice.target.model, None if choice.target.version is None else str(choice.target.version)
-        versions = self.catalog.models().get(name)
-        return self.metrics.series(name, version or (newest(versions) if versions else OTHER))
-
-    def _is_ready(self, target: Target) -> bool:
-        try:
-            self._target(target)
-        except (UnknownModel, UpstreamUnavailable):
-            return False
-        return True
-
-    def _target(self, target: Target) -> Served:
-        return self.catalog.find(target.model, None if target.version is None else str(target.version))
-
-    def _serve(self, call: Call, ask: "_Attempt") -> Awaitable[Inference]:
-        """Ask whoever serves the call, as its route says where it has one."""
-        return self._ask_newest(call, ask) if call.choice is None else self._ask_routed(call, call.choice, ask)
-
-    async def _ask_routed(self, call: Call, choice: Choice, ask: "_Attempt") -> Inference:
-        """Ask the call's target, and those it falls back to when that fails or takes too long; offer a shadow copy."""
-        inference = await self._ask_in_turn(call, choice, ask)
-        if choice.shadow is not None:
-            self._offer_shadow(call, choice, inference, ask)
-        return inference
-
-    async def _ask_newest(self, call: Call, ask: "_Attempt") -> Inference:
-        """Ask the call's version; should it go away meanwhile, and the client not have named it, the one after it."""
-        try:
-            return await ask(call, call.deadline)
-        except UpstreamUnavailable:
-            if call.ask.version is not None:
-                raise
-            successor = self.catalog.find(call.ask.name, None)
-            if successor is call.served:  # perhaps it has just gone away, and the catalog will see that if it looks
-                await self.catalog.look(call.deadline)
-                successor = self.catalog.find(call.ask.name, None)
-            if successor is call.served:
-                raise
-            call.served = successor
-            return await ask(call, call.deadline)
-
-    async def _ask_in_turn(self, call: Call, choice: Choice, ask: "_Attempt") -> Inference:
-        fallbacks = [self._target(target) for target in choice.fallbacks if self._is_ready(target)]
-        left = [served for served in dict.fromkeys(fallbacks) if served is not call.served]
-        while True:
-            deadline = call.deadline
-            if left and choice.fallback_after_s is not None:
-                deadline = min(deadline, time.monotonic() + choice.fallback_after_s)
-            try:
-                return await ask(call, deadline)
-            except (UpstreamError, DeadlineExceeded) as exc:
-                if not left or isinstance(exc, UpstreamRefused) or call.deadline <= time.monotonic():
-                    raise
-                call.mark("upstream")
-                call.served = left.pop(0)
-                log.debug("route %s falls back to %s/%s: %s", choice.route, call.served.name, call.served.version, exc)
-
-    def _offer_shadow(self, call: Call, choice: Choice, inference: Inference, ask: "_Attempt") -> None:
-        """Put a copy of an answered request to the route's shadow, with a call of its own."""
-        assert choice.shadow is not None
-        try:
-            target = self._target(choice.shadow)
-        except (UnknownModel, UpstreamUnavailable):
-            return
-        if target is call.served:  # a rule or a fallback had it answer already
-            return
-
-        async def ask_shadow() -> Answer:
-            now = time.monotonic()
-            copy = Call(call.ask, now, now + self.settings.request_timeout_s, now, target, priority=MAX_PRIORITY)
-            return _answer(target, await ask(copy, copy.deadline))
-
-        self.shadow.offer(choice, _answer(call.served, inference), ask_shadow, request_id=call.ask.request_id)
 
     async def _predict_by(self, items: Sequence[Any], call: Call, deadline: float) -> Inference:
         served = call.served
@@ -375,16 +271,6 @@ class DataPlane:
             on_retry=series.retries.inc,
             on_expired=series.shed["deadline"].inc,
         )
-
-
-_Attempt = Callable[[Call, float], Awaitable[Inference]]
-
-
-def _answer(served: Served, inference: Inference) -> Answer:
-    """What a shadow's answer is compared by; only classes have a first one."""
-    contract = served.contract
-    classifies = contract is not None and isinstance(contract.postprocess, ClassificationPostprocess)
-    return Answer(inference.outputs, inference.meaning if classifies else None)
 
 
 def _heed(call: Call, parameters: Mapping[str, Any]) -> dict[str, Any]:

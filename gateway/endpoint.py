@@ -57,7 +57,8 @@ class Endpoint:
     def failed(self, key: Key, sent: float, now: float, error: UpstreamError | DeadlineExceeded) -> None:
         """Learn that a call failed, and that it wasn't the call's fault."""
         breaker = self.breakers.setdefault(key, Breaker(self._ejection, self._jitter))
-        if breaker.fail(now, sent, answered=isinstance(error, UpstreamFailed)):
+        lost = isinstance(error, UpstreamUnavailable) and error.lost
+        if breaker.fail(now, sent, answered=isinstance(error, UpstreamFailed), lost=lost):
             self.ejections += 1
             log.warning("inference server %s is spared calls of %s/%s: %s", self.address, *key, error)
         if isinstance(error, UpstreamUnavailable) and error.unsent:

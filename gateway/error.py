@@ -57,11 +57,15 @@ class UpstreamError(GatewayError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """Triton can't be reached, or the model isn't ready there. `unsent`: the call surely wasn't begun there."""
+    """Triton can't be reached, or the model isn't ready there.
 
-    def __init__(self, message: str = "", *, unsent: bool = False) -> None:
+    `unsent`: the call surely wasn't begun there. `lost`: its connection ended before its answer came.
+    """
+
+    def __init__(self, message: str = "", *, unsent: bool = False, lost: bool = False) -> None:
         super().__init__(message)
         self.unsent = unsent
+        self.lost = lost
 
 
 class UpstreamRefused(UpstreamError):

@@ -283,7 +283,7 @@ def _ask(request: Request) -> Ask:
 
 def _served(plane: DataPlane, request: Request) -> Served:
     """Who serves the model or route in the path."""
-    return plane.find(_ask(request))[0]
+    return plane.routing.find(_ask(request))[0]
 
 
 async def _read_json(plane: DataPlane, request: Request) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from contract.document import Document
+from gateway.call import MAX_PRIORITY
 from gateway.route_text import read, wrong
 
 Kind = Literal["weight", "rule", "sticky"]
@@ -127,7 +128,7 @@ class Split(Document):
     ]
     sticky: Sticky | None = None
     deadline_ms: Milliseconds | None = None
-    priority: Annotated[int, Field(strict=True, ge=1, le=9)] | None = None
+    priority: Annotated[int, Field(strict=True, ge=1, le=MAX_PRIORITY)] | None = None
 
 
 class Rule(Split):

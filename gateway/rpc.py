@@ -115,7 +115,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
     def _find(self, request: Any, context: Any) -> Any:
         ask = Ask("v2_grpc", request.name, request.version or None, headers=lambda: _metadata(context))
-        return self._plane.find(ask)[0]
+        return self._plane.routing.find(ask)[0]
 
     def _timeout_s(self, context: Any) -> float:
         limit_s, remaining_s = self._plane.settings.request_timeout_s, context.time_remaining()
@@ -133,7 +133,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         if request.service in ("", SERVICE):
             return _health(self._plane.catalog.ready)
         try:
-            self._plane.find(Ask("v2_grpc", request.service))
+            self._plane.routing.find(Ask("v2_grpc", request.service))
         except Exception as exc:
             if outcome_of(exc).grpc_code is not grpc.StatusCode.UNAVAILABLE:
                 await _abort(context, exc)

@@ -153,7 +153,7 @@ class TritonUpstream:
             else:
                 answer = await self._infer_large(request, columns, timeout_s, batch.metadata)
         except CallError as exc:
-            raise _translate(exc.code, exc.details, unsent=exc.unsent) from exc
+            raise _translate(exc.code, exc.details, unsent=exc.unsent, lost=exc.lost) from exc
         return read_outputs(pb.ModelInferResponse.FromString(answer))
 
     async def stream(self, requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
@@ -169,7 +169,7 @@ class TritonUpstream:
             async for response in method(requests, timeout=timeout_s):
                 yield response
         except grpc.aio.AioRpcError as exc:
-            raise _translate(exc.code(), exc.details() or "", unsent=False) from exc
+            raise _translate(exc.code(), exc.details() or "") from exc
 
     async def model_metadata(self, name: str, version: str, timeout_s: float) -> Any:
         """Return Triton's `ModelMetadataResponse`."""
@@ -219,11 +219,13 @@ class TritonUpstream:
         try:
             answer = await self._channel.unary(_SERVICE + method, request.SerializeToString(), timeout_s)
         except CallError as exc:
-            raise _translate(exc.code, exc.details, unsent=exc.unsent) from exc
+            raise _translate(exc.code, exc.details, unsent=exc.unsent, lost=exc.lost) from exc
         return response.FromString(answer)
 
 
-def _translate(code: grpc.StatusCode, details: str, *, unsent: bool) -> UpstreamError | DeadlineExceeded:
+def _translate(
+    code: grpc.StatusCode, details: str, *, unsent: bool = False, lost: bool = False
+) -> UpstreamError | DeadlineExceeded:
     details = plain_reason(details)
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
@@ -231,7 +233,7 @@ def _translate(code: grpc.StatusCode, details: str, *, unsent: bool) -> Upstream
         case grpc.StatusCode.NOT_FOUND:
             return UpstreamUnavailable("the model is not loaded", unsent=True)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.RESOURCE_EXHAUSTED | grpc.StatusCode.CANCELLED:
-            return UpstreamUnavailable("the inference server is not available", unsent=unsent)
+            return UpstreamUnavailable("the inference server is not available", unsent=unsent, lost=lost)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded("the inference server did not answer in time")
         case _:

@@ -129,7 +129,7 @@ def _way() -> Panels:
     )
     states = [(None, "green"), (1.0, "yellow"), (2.0, "red")]
     again_queries = [
-        Query("sum(increase(gateway_upstream_failovers_total[5m]))", "tried on another"),
+        Query("sum(increase(gateway_upstream_failovers_total[5m]))", "sent once more"),
         Query("sum(increase(gateway_upstream_retry_budget_exhausted_total[5m]))", "not tried, budget spent"),
         Query("sum by (endpoint) (increase(gateway_upstream_ejections_total[5m]))", "{{endpoint}} left out"),
     ]

@@ -68,11 +68,30 @@ class GrpcChannel:
     ) -> bytes:
         """Make one call and return its answer; raises CallError, and ValueError for metadata that can't be sent.
 
-        `tail` is the rest of the message, sent from where it lies; no part of it is empty.
+        `tail` is the rest of the message, sent from where it lies; no part of it is empty. What the server turned down
+        before it began is sent once more, as https://github.com/grpc/proposal/blob/master/A6-client-retries.md has it.
         """
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        answer = await self._made(path, message, timeout_s, metadata, tail)
+        if isinstance(answer, CallError) and answer.unsent:
+            answer = await self._made(path, message, deadline - loop.time(), metadata, tail)
+        if isinstance(answer, CallError):
+            raise answer
+        return answer
+
+    async def _made(
+        self,
+        path: bytes | str,
+        message: bytes,
+        timeout_s: float,
+        metadata: Sequence[tuple[str, str]],
+        tail: Sequence[bytes | memoryview],
+    ) -> bytes | CallError:
+        """Make a call; returns what its stream ended with, and raises CallError if it has none."""
         conn = self._current
         if conn is None or not conn.has_room:
+            loop = asyncio.get_running_loop()
             deadline = loop.time() + timeout_s
             conn = await self._connection(timeout_s)
             timeout_s = deadline - loop.time()
@@ -86,15 +105,12 @@ class GrpcChannel:
                 await conn.send_message(call, message, tail, ends=True)
             call.sent = True
             self._busy_poll.watch(call.answer, alone=len(conn.streams) == 1)
-            answer = await call.answer
+            return await call.answer
         except WriteStalled as exc:
             call.reset(ErrorCode.CANCEL)
             raise CallError(grpc.StatusCode.UNAVAILABLE, str(exc), unsent=True) from exc
         finally:
             call.reset(ErrorCode.CANCEL)  # unless it has ended
-        if isinstance(answer, CallError):
-            raise answer
-        return answer
 
     async def close(self) -> None:
         """End all calls and close the connection."""

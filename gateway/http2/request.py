@@ -37,13 +37,17 @@ _OF_RESET: Final[dict[int, grpc.StatusCode]] = {
 
 
 class CallError(Exception):
-    """A call ended with an error. `unsent`: the server surely hasn't begun it, so it may be made again."""
+    """A call ended with an error.
 
-    def __init__(self, code: grpc.StatusCode, details: str, *, unsent: bool = False) -> None:
+    `unsent`: the server surely hasn't begun it, so it may be made again. `lost`: its connection ended before it.
+    """
+
+    def __init__(self, code: grpc.StatusCode, details: str, *, unsent: bool = False, lost: bool = False) -> None:
         super().__init__(f"{code.name}: {details}")
         self.code = code
         self.details = details
         self.unsent = unsent
+        self.lost = lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +108,7 @@ class ClientCall(Stream):
 
     def connection_lost(self, reason: str, *, unsent: bool) -> None:
         """The connection ends before the answer."""
-        self._set(CallError(grpc.StatusCode.UNAVAILABLE, reason, unsent=unsent or not self.sent))
+        self._set(CallError(grpc.StatusCode.UNAVAILABLE, reason, unsent=unsent or not self.sent, lost=True))
 
     def awaits_message(self) -> bool:
         """It does."""

@@ -16,7 +16,7 @@ from gateway.error import DeadlineExceeded, GatewayError, UpstreamFailed, Upstre
 from gateway.upstream import Batch, IndexEntry
 
 X: Tensors = {"x": np.ones((1, 2), np.float32)}
-LOST = UpstreamUnavailable("lost")
+LOST = UpstreamUnavailable("lost", lost=True)
 UNSENT = UpstreamUnavailable("refused", unsent=True)
 FAILED = UpstreamFailed("the model failed")
 LATE = DeadlineExceeded("late")

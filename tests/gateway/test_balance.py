@@ -124,6 +124,29 @@ async def test_a_lost_call_is_tried_once_more_elsewhere_if_there_is_time_and_bud
     assert one.metric("gateway_upstream_failovers_total") == 0
 
 
+async def test_where_there_is_one_server_a_lost_call_is_sent_to_it_once_more() -> None:
+    class LosesFive(Server):
+        async def _work(self, name: str) -> None:
+            first = self.calls < 5
+            await super()._work(name)
+            if first:
+                raise LOST
+
+    one = Cluster(server := LosesFive("m/1")).rich()
+    await one.index()
+    server.gate.clear()
+    asks = [one.ask() for _ in range(5)]
+    await settle()
+    one.now += 0.01
+    server.gate.set()
+    assert len(await asyncio.gather(*asks)) == 5
+    assert server.calls == 10
+    assert one.metric("gateway_upstream_failovers_total") == 5
+    server.errors["m"] = UpstreamUnavailable("its queue is full")  # an answer, and asking again makes it no shorter
+    await one.fail(UpstreamUnavailable)
+    assert server.calls == 11
+
+
 async def test_a_sequence_stays_with_one_server_and_is_not_sent_twice() -> None:
     two = Cluster(Server("m/1"), Server("m/1")).rich()
     await two.index()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from gateway.budget import RetryBudget
 from gateway.error import DeadlineExceeded, GatewayError, UpstreamFailed, UpstreamRefused, UpstreamUnavailable
 from gateway.upstream import Batch, IndexEntry
 from tests.gateway.cluster import FAILED, LATE, LOST, UNSENT, Cluster, Server, X, settle
@@ -143,6 +144,20 @@ async def test_what_was_sent_before_the_breaker_opened_does_not_open_it_further(
     one.now += 0.5
     del a.errors["m"]
     await one.ask()
+
+
+async def test_calls_lost_with_one_connection_are_one_failure() -> None:
+    one = Cluster(a := Server("m/1"), budget=RetryBudget(calls_per_retry=1000))
+    await one.index()
+    a.errors["m"] = LOST
+    for lost in range(1, 6):
+        a.gate.clear()
+        asks = [one.ask() for _ in range(50)]
+        await settle()
+        one.now += 0.01
+        a.gate.set()
+        await asyncio.gather(*asks, return_exceptions=True)
+        assert one.metric("gateway_upstream_breaker_state", "a:1") == (2 if lost == 5 else 0)
 
 
 async def test_a_model_that_fails_is_asked_elsewhere_but_never_shut() -> None:

@@ -18,7 +18,7 @@ X: Tensors = {"x": np.ones(1, np.float32)}
 ADDRESSES = [f"10.0.0.{i}:1" for i in range(4)]
 FATES: list[GatewayError | None] = [
     None,
-    UpstreamUnavailable("lost"),
+    UpstreamUnavailable("lost", lost=True),
     UpstreamUnavailable("refused", unsent=True),
     UpstreamFailed("failed"),
     UpstreamRefused("refused"),

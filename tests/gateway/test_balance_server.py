@@ -123,6 +123,29 @@ async def test_one_of_two_dies_under_load_and_comes_back(tritons: list[Triton], 
         await balancer.close()
 
 
+async def test_connections_to_the_only_one_are_cut_under_load_and_nobody_notices(tritons: list[Triton]) -> None:
+    made: list[TritonUpstream] = []
+
+    def connect(address: str) -> TritonUpstream:
+        made.append(TritonUpstream(address))
+        return made[-1]
+
+    balancer = Balancer([tritons[0].address], connect, budget=RetryBudget(burst=NUM_WORKERS + 2))
+    await balancer.index(TIMEOUT_S)
+    load = Load(balancer)
+    try:
+        for cut in range(1, 11):
+            await load.until(lambda cut=cut: load.answered > cut * 10 * (NUM_WORKERS + 2))
+            for connection in [*made[0]._channel._connections]:
+                connection._transport.abort()
+        await load.until(lambda: load.answered > 110 * (NUM_WORKERS + 2))
+        assert (load.failed, balancer.endpoints[0].ejections) == (0, 0)
+        assert balancer.budget.spent >= 10
+    finally:
+        await load.stop()
+        await balancer.close()
+
+
 async def test_both_die_and_one_comes_back_at_another_address(tritons: list[Triton]) -> None:
     first, second = tritons
     found = [first.address]

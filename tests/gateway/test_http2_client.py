@@ -252,20 +252,37 @@ async def until_answered(channel: GrpcChannel) -> bytes:
                 await asyncio.sleep(0)
 
 
-async def test_goaway_says_which_calls_may_be_made_again() -> None:
+async def test_what_goaway_leaves_out_is_sent_once_more_over_a_new_connection() -> None:
+    taken: list[int] = []
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = await request_of(reader)
-        await request_of(reader)
-        writer.write(f.goaway(first, ErrorCode.NO_ERROR))
-        await reader.read()
+        taken.append(0)
+        while True:
+            stream_id = await request_of(reader)
+            taken[-1] += 1
+            if len(taken) == 1:
+                writer.write(f.goaway(1, ErrorCode.NO_ERROR))  # and never an answer
+            elif len(taken) == 2:
+                writer.write(f.goaway(0, ErrorCode.NO_ERROR))
+            else:
+                writer.write(_nothing(stream_id))
 
     async with raw_server(answer) as port, channel_to(port) as channel:
         calls = [asyncio.create_task(channel.unary(ECHO, b"", 0.5)) for _ in range(2)]
         second = await error_of(calls[1])
-        assert (second.code, second.unsent) == (grpc.StatusCode.UNAVAILABLE, True)
+        assert (second.code, second.unsent, second.lost) == (grpc.StatusCode.UNAVAILABLE, True, True)
+        assert taken == [2, 1]
         assert not calls[0].done()
         first = await error_of(calls[0])
-        assert (first.code, first.unsent) == (grpc.StatusCode.DEADLINE_EXCEEDED, False)
+        assert (first.code, first.unsent, first.lost) == (grpc.StatusCode.DEADLINE_EXCEEDED, False, False)
+        assert await channel.unary(ECHO, b"", 5) == b""
+        assert taken == [2, 1, 1]
+
+
+def _nothing(stream_id: int) -> bytes:
+    """An answer that holds nothing."""
+    trailers = headers(stream_id, literal(b"grpc-status", b"0"), f.END_STREAM)
+    return headers(stream_id, b"\x88") + f.frame(f.DATA, 0, stream_id, bytes(5)) + trailers
 
 
 @pytest.mark.parametrize(
@@ -288,8 +305,9 @@ async def test_goaway_says_which_calls_may_be_made_again() -> None:
 )
 async def test_answers_that_are_none(frames: Callable[[int], bytes], code: str, unsent: bool) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(frames(await request_of(reader)))
-        await reader.read()
+        with suppress(ConnectionError):
+            while True:
+                writer.write(frames(await request_of(reader)))
 
     async with raw_server(answer) as port, channel_to(port) as channel:
         error = await error_of(channel.unary(ECHO, b"", 5))

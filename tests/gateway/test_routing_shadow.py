@@ -4,8 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from gateway.call import Ask
-from gateway.dataplane import MAX_PRIORITY
+from gateway.call import MAX_PRIORITY, Ask
 from gateway.error import UpstreamFailed
 from gateway.v2 import read_request
 from tests.gateway.asking import Route, body, who
