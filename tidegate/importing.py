@@ -109,8 +109,26 @@ def _found(derived: "Derived") -> list[str]:
     specs = [("takes", spec) for spec in derived.inputs] + [("gives", spec) for spec in derived.outputs]
     lines = [f"{verb} {spec.name} {spec.datatype} {list(spec.shape)}" for verb, spec in specs]
     num = sum(len(part.inputs[derived.inputs[0].name]) for part in derived.answered if part.real)
-    samples = f"drift is watched against {num} samples" if num else "without --sample drift isn't watched"
-    return [*lines, *derived.remarks, samples]
+    return [*lines, *derived.remarks, *_watched(derived, num)]
+
+
+def _watched(derived: "Derived", num_samples: int) -> list[str]:
+    from contract.schema import EmbeddingPostprocess
+    from training import importer
+
+    if not num_samples:
+        return ["without --sample drift isn't watched"]
+    lines = [f"drift is watched against {num_samples} samples"]
+    if isinstance(derived.postprocess, EmbeddingPostprocess):
+        embedding = importer.watched_embedding(derived)
+        along = (
+            f"the embedding is watched along {len(embedding.components)} principal components"
+            if embedding is not None
+            else f"of the embedding only its length is watched: expected {importer.MIN_EMBEDDED} samples or more, "
+            "of FP32 vectors that differ"
+        )
+        lines.append(along)
+    return lines
 
 
 def _document(derived: "Derived", version: int | None) -> dict[str, Any]:

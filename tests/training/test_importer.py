@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from contract import Contract, Repository
+from contract.embedding import fit_embedding
 from contract.golden import Golden
-from contract.schema import AxisRange, ClassificationPostprocess
+from contract.observation import embedding_features
+from contract.schema import AxisRange, ClassificationPostprocess, EmbeddingPostprocess
 from contract.tensor import as_samples, check_inputs
 from training.importer import Derived, ImportRefused, Pixels, Wish, derive, origin_of, publish, read
 from training.importer.file import write
@@ -240,6 +242,26 @@ def test_without_samples_nothing_is_made_up(tmp_path: Path) -> None:
     contract = published(tmp_path, bring(tmp_path, scores("n")))
     assert (contract.profile.features, contract.evaluation.measured) == ((), False)
     assert contract.artifact("golden") is None
+
+
+@pytest.mark.parametrize("num_samples", [100, 20])
+def test_an_answer_that_is_an_embedding_is_watched_as_one(tmp_path: Path, num_samples: int) -> None:
+    derived = bring(tmp_path, scores("n"), {"x": ROWS[:num_samples]}, task="text-embedding")
+    assert isinstance(derived.postprocess, EmbeddingPostprocess)
+    profile = published(tmp_path, derived).profile
+    features = {feature.name: feature for feature in profile.features}
+    if num_samples < 64:
+        assert profile.embedding is None
+        assert {"norm"} == {name for name in features if not name.startswith("x.")}
+        return
+    assert profile.embedding is not None
+    assert features["embedding.component1"].num_samples == num_samples // 2
+    # The bins are filled by other samples than those that the components were found on.
+    weight = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    refilled = embedding_features(fit_embedding("y", (ROWS @ weight)[::2]), (ROWS @ weight)[1::2])
+    np.testing.assert_allclose(
+        features["embedding.norm"].edges, {one.name: one for one in refilled}["embedding.norm"].edges, rtol=1e-5
+    )
 
 
 def test_texts_are_served(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from training.importer.error import ImportRefused
 from training.importer.file import is_factory, read
 from training.importer.image import Pixels
 from training.importer.model import Derived, derive
-from training.importer.publish import Origin, origin_of, publish
+from training.importer.publish import MIN_EMBEDDED, Origin, origin_of, publish, watched_embedding
 from training.importer.wish import Wish
 
 __all__ = [
+    "MIN_EMBEDDED",
     "Derived",
     "ImportRefused",
     "Origin",
@@ -18,4 +19,5 @@ __all__ = [
     "origin_of",
     "publish",
     "read",
+    "watched_embedding",
 ]

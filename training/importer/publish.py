@@ -14,12 +14,20 @@ from numpy.typing import NDArray
 from pydantic import JsonValue, ValidationError
 
 from contract.digest import artifact, sha256_of
+from contract.embedding import Embedding, check_embedding, fit_embedding
 from contract.golden import GOLDEN_FILE, Golden
-from contract.observation import Values, input_values, output_values, profile_of
+from contract.observation import Values, embedding_features, input_values, output_values, profile_of
 from contract.postprocess import interpret
 from contract.profile import Profile
 from contract.repository import Repository
-from contract.schema import Artifact, ClassificationPostprocess, Contract, Evaluation, Provenance
+from contract.schema import (
+    Artifact,
+    ClassificationPostprocess,
+    Contract,
+    EmbeddingPostprocess,
+    Evaluation,
+    Provenance,
+)
 from training import publication
 from training.evaluation import evaluate
 from training.importer import file
@@ -28,6 +36,7 @@ from training.importer.model import Derived
 from training.provenance import git_revision
 
 NUM_GOLDEN = 16
+MIN_EMBEDDED = 64  # samples: from fewer, what an embedding varies along can't be told
 NOT_MEASURED = Evaluation(dataset="none", split="none", metrics=())
 _LIBRARIES = ("numpy", "onnx", "onnxruntime")
 
@@ -94,11 +103,33 @@ def profile(derived: Derived) -> Profile:
     """The reference profile of the samples; no features where there are none, so that nothing is made up."""
     inputs: list[Values] = []
     outputs: list[Values] = []
+    embedding = watched_embedding(derived)
     for part in derived.answered:
         if part.real:
             inputs.append(input_values(derived.preprocess, part.inputs, part.group.observed))
-            outputs.append(output_values(derived.postprocess, interpret(derived.postprocess, part.outputs)))
-    return profile_of(derived.preprocess, derived.postprocess, _joined(inputs), _joined(outputs))
+            if embedding is None:
+                outputs.append(output_values(derived.postprocess, interpret(derived.postprocess, part.outputs)))
+    found = profile_of(derived.preprocess, derived.postprocess, _joined(inputs), _joined(outputs))
+    if embedding is None:
+        return found
+    watched = embedding_features(embedding, _real_outputs(derived, embedding.tensor)[1::2])
+    return Profile(features=(*found.features, *watched), embedding=embedding)
+
+
+def watched_embedding(derived: Derived) -> Embedding | None:
+    """Along what an answer that is an embedding is watched: found on every second sample, for the others fill the bins.
+
+    None for other answers, and for an embedding of which nothing but its length can be watched.
+    """
+    if not isinstance(derived.postprocess, EmbeddingPostprocess):
+        return None
+    tensor = derived.postprocess.tensor
+    vectors_MD = _real_outputs(derived, tensor)
+    try:
+        check_embedding(tensor, derived.outputs)
+        return fit_embedding(tensor, vectors_MD[::2]) if len(vectors_MD) >= MIN_EMBEDDED else None
+    except ValueError:
+        return None
 
 
 def evaluation(derived: Derived) -> Evaluation:
@@ -161,6 +192,12 @@ def _imported(origin: Origin, state: Mapping[str, str]) -> list[str]:
         pairs = ", ".join(f"{output} as {fed_back}" for output, fed_back in state.items())
         said.append(f"Keeps state: send {pairs} with the next request.")
     return said
+
+
+def _real_outputs(derived: Derived, tensor: str) -> NDArray[Any]:
+    """An output `[M, ...]` of all samples that were brought; `[0]` where none were."""
+    parts = [part.outputs[tensor] for part in derived.answered if part.real]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _joined(parts: Sequence[Values]) -> dict[str, NDArray[Any]]:
