@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from gateway.call import Ask, Call
-from gateway.error import DeadlineExceeded, Overloaded
+from gateway.error import DeadlineExceeded, ExpiredInQueue, Overloaded
 from gateway.metric import VersionSeries
 from gateway.outcome import OK, Outcome, outcome_of
 from gateway.route import Choice
@@ -52,7 +52,7 @@ class Admission:
             self._series.inflight.num -= 1
             call.mark("postprocess", now)
         if plane.settings.counting:
-            self._count(outcome, now - self._started)
+            self._count(outcome, now - self._started, expired=isinstance(exc, ExpiredInQueue))
         plane.journal.end(self._ask, call, self._span, outcome, exc, now - self._started)
 
     def _admit(self) -> Call:
@@ -69,7 +69,7 @@ class Admission:
         series.inflight.num += 1
         return Call(ask, self._started, self._deadline, self._started, served, choice, span=self._span)
 
-    def _count(self, outcome: Outcome, took_s: float) -> None:
+    def _count(self, outcome: Outcome, took_s: float, *, expired: bool) -> None:
         plane, call, series, ask = self._plane, self._call, self._series, self._ask
         protocol, kind = ask.protocol, "pinned" if ask.version else "latest"
         if call is not None:
@@ -87,6 +87,8 @@ class Admission:
         if series is None:
             series = plane.routing.series_of(ask)
         series.requests[protocol][outcome.status].inc()
+        if expired:
+            series.shed["deadline"].inc()
         if outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
             series.duration[protocol].observe(took_s)
 

@@ -83,7 +83,7 @@ class Balancer:
     async def index(self, timeout_s: float) -> Sequence[IndexEntry]:
         """What the servers have, all of them together: a version is ready if one of those that are up has it ready.
 
-        UpstreamUnavailable if none answers; UpstreamFailed if those that do can't read their repositories.
+        UpstreamUnavailable if none is up; UpstreamFailed if those that answer can't read their repositories.
         """
         self._resolver.refresh(self._resolve_interval_s)
         if not self.endpoints:
@@ -98,6 +98,8 @@ class Balancer:
         for failure in failures:
             if isinstance(failure, UpstreamFailed):
                 raise failure
+        if any(endpoint.up for endpoint in self.endpoints):  # it was silent once, which is forgiven
+            return _union(self.endpoints)
         raise UpstreamUnavailable(str(failures[0])) from failures[0]
 
     async def infer(self, batch: Batch, timeout_s: float) -> dict[str, NDArray[Any]]:

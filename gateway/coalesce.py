@@ -5,7 +5,8 @@ serves one model version and one signature (datatypes, sample shapes, priority),
 
 What it keeps: a request that was cancelled, or whose deadline passed while it waited, is never sent; it neither stalls
 nor fails its batch. A call is cancelled when nobody waits on it any more. When a batch is refused, its
-members are tried once more one by one, so that one bad request never fails its neighbours.
+members are tried once more one by one, so that one bad request never fails its neighbours; not so while the model fails
+for every single one, for then that would only be twice the work.
 """
 
 import asyncio
@@ -18,12 +19,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from contract.tensor import Tensors
-from gateway.error import DeadlineExceeded, UpstreamFailed, UpstreamRefused
+from gateway.error import DeadlineExceeded, ExpiredInQueue, UpstreamError, UpstreamFailed, UpstreamRefused
 
 Values = dict[str, NDArray[Any]]
 
 _GRAIN_S = 0.005  # how exactly a deadline is kept
 _MAX_SIGNATURES = 1024
+_MAX_FAILURES = 5  # of single requests in a row: then a batch that fails isn't tried one by one any more
 
 
 class Result:
@@ -107,7 +109,6 @@ class Executor:
         max_calls: int,
         on_result: Callable[[Sequence[Entry], Result], None],
         on_retry: Callable[[int], None],
-        on_expired: Callable[[], None],
     ) -> None:
         self.run = run
         self.max_batch = max_batch
@@ -116,7 +117,7 @@ class Executor:
         self.on_retry = on_retry
         self._check_shapes = check_shapes
         self._check_values = check_values
-        self._on_expired = on_expired
+        self.failures = 0  # of requests that were alone in their call, in a row
         self._passed: dict[Hashable, tuple[Hashable, int]] = {}
         self._lanes: dict[Hashable, _Lane] = {}
         self._deadlines = _Deadlines(self._expire)
@@ -132,7 +133,8 @@ class Executor:
     ) -> Inference:
         """Wait for this request's share of a batch, until `deadline` (monotonic seconds).
 
-        Raises DeadlineExceeded, or whatever a check, or `run` for this request, raised.
+        Raises DeadlineExceeded (ExpiredInQueue if it was never sent), or whatever a check, or `run` for this request,
+        raised.
         """
         signature, num_samples = self._pass(tensors, observed, priority)
         self._check_values(tensors)
@@ -149,6 +151,8 @@ class Executor:
             self._deadlines.discard(entry)
             if entry.call is not None:
                 entry.call.leave()
+            else:  # it is in the queue still, which nobody may look at for long
+                entry.tensors = entry.observed = {}
             self.release(lane)
 
     def _pass(self, tensors: Tensors, observed: Values, priority: int) -> tuple[Hashable, int]:
@@ -164,6 +168,14 @@ class Executor:
             passed = self._passed[whole] = (priority, *observed, *parts), num_samples
         return passed
 
+    def count_failure(self, error: UpstreamError, num_requests: int) -> bool:
+        """Count how a call of so many requests failed; whether it is the model that is broken, and not one of them."""
+        if isinstance(error, UpstreamRefused):
+            return False
+        if num_requests == 1:
+            self.failures += 1
+        return self.failures >= _MAX_FAILURES
+
     def release(self, lane: "_Lane") -> None:
         """Forget a lane that has nothing to do: clients choose dynamic shapes, so lanes must not pile up."""
         if lane.idle and self._lanes.get(lane.signature) is lane:
@@ -172,9 +184,8 @@ class Executor:
     def _expire(self, entry: Entry) -> None:
         if entry.done.done():
             return
-        if entry.call is None:
-            self._on_expired()
-        entry.done.set_exception(DeadlineExceeded("the request's time was up before the model answered"))
+        kind = DeadlineExceeded if entry.call is not None else ExpiredInQueue
+        entry.done.set_exception(kind("the request's time was up before the model answered"))
 
 
 class _Lane:
@@ -226,13 +237,15 @@ class _Lane:
         try:
             result = await self._executor.run(batch, max(entry.deadline for entry in batch) - sent)
         except (UpstreamRefused, UpstreamFailed) as exc:
-            if len(batch) == 1:
+            broken = self._executor.count_failure(exc, len(batch))
+            if len(batch) == 1 or broken:
                 _fail(batch, exc)
             else:
                 self._retry_alone(batch)
         except Exception as exc:  # whatever it is, every waiter must hear of it
             _fail(batch, exc)
         else:
+            self._executor.failures = 0
             _share(batch, result, time.monotonic() - sent)
             # Queued behind the waiters' own wake-ups: counting delays nobody's answer.
             asyncio.get_running_loop().call_soon(self._executor.on_result, batch, result)

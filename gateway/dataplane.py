@@ -269,7 +269,6 @@ class DataPlane:
             max_calls=self.settings.upstream_calls,
             on_result=self._observation(served),
             on_retry=series.retries.inc,
-            on_expired=series.shed["deadline"].inc,
         )
 
 

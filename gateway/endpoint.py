@@ -61,7 +61,7 @@ class Endpoint:
         if breaker.fail(now, sent, answered=isinstance(error, UpstreamFailed), lost=lost):
             self.ejections += 1
             log.warning("inference server %s is spared calls of %s/%s: %s", self.address, *key, error)
-        if isinstance(error, UpstreamUnavailable) and error.unsent:
+        if isinstance(error, UpstreamUnavailable) and error.unsent and not error.lost:
             self.ready.discard(key)  # it lost the model, or isn't there itself: it will be asked which
 
     def state(self, now: float) -> State:

@@ -9,6 +9,7 @@ GatewayError
 ├── ConfigurationError   the gateway can't start with what it was given
 ├── ClientGone           the client went away before its answer
 ├── DeadlineExceeded     the request's time is up
+│   └── ExpiredInQueue       and it was never sent
 └── UpstreamError        Triton didn't give an answer
     ├── UpstreamUnavailable   it can't be reached, or the model isn't ready there
     ├── UpstreamRefused       it says the request itself is wrong
@@ -50,6 +51,10 @@ class ClientGone(GatewayError):
 
 class DeadlineExceeded(GatewayError):
     """The request's time is up."""
+
+
+class ExpiredInQueue(DeadlineExceeded):
+    """The request's time is up, and it was never sent."""
 
 
 class UpstreamError(GatewayError):

@@ -59,7 +59,10 @@ class Routing:
         return self._routes.table.choose(ask.name, ask.version, ask.headers, ready=ready, random=random.random)
 
     async def _ask_routed(self, call: Call, choice: Choice, ask: Attempt) -> Inference:
-        """Ask the call's target, and those it falls back to when that fails or takes too long; offer a shadow copy."""
+        """Ask the call's target, and those it falls back to when that fails or takes too long; offer a shadow copy.
+
+        A target that goes away meanwhile is followed by another one of the route's.
+        """
         inference = await self._ask_in_turn(call, choice, ask)
         if choice.shadow is not None:
             self._offer_shadow(call, choice, inference, ask)
@@ -70,16 +73,26 @@ class Routing:
         try:
             return await ask(call, call.deadline)
         except UpstreamUnavailable:
-            if call.ask.version is not None:
+            if call.ask.version is not None or not await self._has_gone(call):
                 raise
-            successor = self._catalog.find(call.ask.name, None)
-            if successor is call.served:  # perhaps it has just gone away, and the catalog will see that if it looks
+            return await self._ask_successor(call, ask)
+
+    async def _has_gone(self, call: Call) -> bool:
+        """Whether the version that was to answer isn't served any more, as far as the catalog sees if it looks."""
+        for looks in (True, False):
+            try:
+                if self._catalog.find(call.served.name, call.served.version) is not call.served:
+                    return True
+            except (UnknownModel, UpstreamUnavailable):
+                return True
+            if looks:
                 await self._catalog.look(call.deadline)
-                successor = self._catalog.find(call.ask.name, None)
-            if successor is call.served:
-                raise
-            call.served = successor
-            return await ask(call, call.deadline)
+        return False
+
+    async def _ask_successor(self, call: Call, ask: Attempt) -> Inference:
+        """Ask whoever serves such a request now."""
+        call.served, call.choice = self.find(call.ask)
+        return await ask(call, call.deadline)
 
     async def _ask_in_turn(self, call: Call, choice: Choice, ask: Attempt) -> Inference:
         fallbacks = [self._target(target) for target in choice.fallbacks if self._is_ready(target)]
@@ -91,6 +104,8 @@ class Routing:
             try:
                 return await ask(call, deadline)
             except (UpstreamError, DeadlineExceeded) as exc:
+                if not left and isinstance(exc, UpstreamUnavailable) and await self._has_gone(call):
+                    return await self._ask_successor(call, ask)
                 if not left or isinstance(exc, UpstreamRefused) or call.deadline <= time.monotonic():
                     raise
                 call.mark("upstream")

@@ -44,6 +44,10 @@ _SERVICE = "/inference.GRPCInferenceService/"
 _INFER = _SERVICE + "ModelInfer"
 _STREAM_OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # Triton is a neighbour, never behind the proxy to the world
+    # A Triton that is back should be seen within a second; gRPC's own default goes up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )

@@ -160,6 +160,15 @@ async def test_calls_lost_with_one_connection_are_one_failure() -> None:
         assert one.metric("gateway_upstream_breaker_state", "a:1") == (2 if lost == 5 else 0)
 
 
+async def test_a_loss_before_the_call_was_sent_says_nothing_of_the_models_there() -> None:
+    one = Cluster(a := Server("m/1"), budget=RetryBudget(calls_per_retry=1000))
+    await one.index()
+    a.down = UpstreamUnavailable("going away", unsent=True, lost=True)
+    await one.fail(UpstreamUnavailable)
+    a.down = None
+    await one.ask()
+
+
 async def test_a_model_that_fails_is_asked_elsewhere_but_never_shut() -> None:
     two = Cluster(a := Server("m/1"), b := Server("m/1"))
     await two.index()

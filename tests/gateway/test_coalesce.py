@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.coalesce import Entry, Executor, Inference, Result
-from gateway.error import DeadlineExceeded, UpstreamFailed, UpstreamRefused
+from gateway.error import DeadlineExceeded, ExpiredInQueue, UpstreamFailed, UpstreamRefused
 from gateway.upstream import Batch
 
 POISON = -1.0
@@ -21,13 +21,12 @@ class Doubler:
     def __init__(self, **options: Any) -> None:
         self.gate = asyncio.Event()
         self.batches: list[list[float]] = []
-        self.cancelled = self.retried = self.expired = self.counted = 0
+        self.cancelled = self.retried = self.counted = 0
         defaults: dict[str, Any] = {"max_batch": 4, "max_calls": 1}
         self.executor = Executor(
             self.run,
             on_result=self.on_result,
             on_retry=self.on_retry,
-            on_expired=self.on_expired,
             check_shapes=lambda tensors: len(tensors["x"]),
             check_values=lambda _: None,
             **(defaults | options),
@@ -50,9 +49,6 @@ class Doubler:
 
     def on_retry(self, num: int) -> None:
         self.retried += num
-
-    def on_expired(self) -> None:
-        self.expired += 1
 
     def ask(self, *values: float, width: int = 1, timeout_s: float = 30) -> "asyncio.Task[Inference]":
         x = np.repeat(np.array(values, np.float32)[:, None], width, axis=1)
@@ -127,13 +123,31 @@ async def test_a_call_is_cancelled_when_nobody_waits_on_it() -> None:
 async def test_a_deadline_passes_in_the_queue_without_a_call() -> None:
     doubler = Doubler()
     first, late = doubler.ask(0.0), doubler.ask(1.0, timeout_s=0.01)
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(ExpiredInQueue):
         await late
     doubler.gate.set()
     await first
     await settle()
     assert doubler.batches == [[0.0]]
-    assert doubler.expired == 1
+
+
+async def test_a_deadline_that_passes_in_a_call_was_not_one_of_the_queue() -> None:
+    doubler = Doubler()
+    with pytest.raises(DeadlineExceeded) as error:
+        await doubler.ask(0.0, timeout_s=0.01)
+    assert type(error.value) is DeadlineExceeded
+
+
+async def test_who_left_the_queue_keeps_no_memory_in_it() -> None:
+    doubler = Doubler()
+    first, cancelled, late = doubler.ask(0.0), doubler.ask(1.0), doubler.ask(2.0, timeout_s=0.01)
+    await settle()
+    cancelled.cancel()
+    await asyncio.wait([cancelled, late])
+    (lane,) = doubler.executor._lanes.values()
+    assert [entry.tensors for entry in lane._waiting] == [{}, {}]
+    doubler.gate.set()
+    await first
 
 
 async def test_lanes_do_not_pile_up() -> None:
@@ -154,6 +168,28 @@ async def test_an_error_reaches_every_waiter() -> None:
     doubler.executor.run = broken
     answers = await asyncio.gather(*(doubler.ask(float(i)) for i in range(5)), return_exceptions=True)
     assert {str(a) for a in answers} == {"broken", "worse"}
+
+
+async def test_a_model_that_is_broken_is_not_asked_one_by_one_for_ever() -> None:
+    doubler = Doubler()
+    doubler.gate.set()
+    run, asked = doubler.run, 0
+
+    async def broken(batch: Sequence[Entry], timeout_s: float) -> Result:
+        nonlocal asked
+        asked += 1
+        raise UpstreamFailed("broken")
+
+    doubler.executor.run = broken
+    for _ in range(50):
+        answers = await asyncio.gather(*(doubler.ask(float(i)) for i in range(4)), return_exceptions=True)
+        assert {str(answer) for answer in answers} == {"broken"}
+    assert asked <= 1.1 * 50 * 4
+    doubler.executor.run = run
+    await doubler.ask(0.0)  # it is well again: one bad request fails alone, as ever
+    asks = [doubler.ask(value) for value in (0.0, 1.0, POISON, 2.0)]
+    answers = await asyncio.gather(*asks, return_exceptions=True)
+    assert [isinstance(answer, Exception) for answer in answers] == [False, False, True, False]
 
 
 steps = st.lists(

@@ -183,6 +183,30 @@ async def test_a_version_taken_back_is_followed_by_the_one_before_it_at_once(
         assert (await infer(gateway, "tiny/versions/2")).status_code == 404
 
 
+async def test_a_target_taken_back_is_followed_by_another_of_its_route_at_once(
+    route: Route, routed_repository: Repository
+) -> None:
+    text = (
+        "routes: [{name: tiny, targets: [{model: tiny, version: 2, weight: 95}, {model: tiny, version: 1, weight: 5}]}]"
+    )
+    async with route(text) as gateway:
+        while await who(gateway) != "tiny/2":
+            pass
+        routed_repository.version_dir("tiny", "2").rename(routed_repository.root / "gone")  # nobody has looked yet
+        gateway.upstream.error, gateway.upstream.failing = UpstreamUnavailable("it is not loaded"), {("tiny", "2")}
+        assert [await who(gateway) for _ in range(20)] == ["tiny/1"] * 20
+
+
+async def test_what_waited_in_vain_and_was_answered_by_a_fallback_was_not_shed(route: Route) -> None:
+    async with route(FALLBACK_IN_TIME, upstream_calls=1) as gateway:
+        gateway.upstream.gate.clear()
+        asked = [asyncio.create_task(who(gateway)) for _ in range(3)]
+        await until(lambda: ("small", "1") in [call[:2] for call in gateway.upstream.calls])
+        gateway.upstream.gate.set()
+        assert await asyncio.gather(*asked) == ["small/1"] * 3
+        assert gateway.metric("gateway_shed_total", reason="deadline") == 0
+
+
 async def test_a_route_has_a_deadline_and_a_rule_its_own(route: Route, grpc_client: Any) -> None:
     text = """
 routes:
