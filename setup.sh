@@ -33,13 +33,13 @@ require_platform() {
 }
 
 find_python() {
-    for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    for candidate in ${PYTHON:-python3.11 python3 python3.12}; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
             python=$candidate
             return
         fi
     done
-    fail "Python 3.11 to 3.13 is missing; install it (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or set PYTHON."
+    fail "Python 3.11 or 3.12 is missing; install it (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or set PYTHON."
 }
 
 python_package() { "$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'; }

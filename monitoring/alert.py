@@ -93,7 +93,7 @@ def upstream_alerts() -> Group[Alert]:
                 pending="5m",
                 severity="warning",
                 team="platform",
-                summary='{{ printf "%.0f" $value }} lost calls in 5 minutes weren\'t tried on another Triton: '
+                summary='{{ printf "%.0f" $value }} lost calls in 5 minutes weren\'t sent once more: '
                 "one retry for ten calls is allowed, and those were spent",
             ),
             Alert(

@@ -113,11 +113,11 @@ def _way() -> Panels:
         "ceiling: they are saturated, add one.",
     )
     again = Look(
-        title="Calls lost, and tried on another Triton",
+        title="Calls lost, and sent once more",
         unit="short",
-        help="In 5 minutes: calls tried on another Triton, calls that weren't because the budget of one retry in ten "
-        "was spent, and times a Triton was left out. Any, again and again: one Triton keeps failing, find it on the "
-        "left.",
+        help="In 5 minutes: calls sent once more, to another Triton where there is one, calls that weren't because the "
+        "budget of one retry in ten was spent, and times a Triton was left out. Any, again and again: one Triton keeps "
+        "failing, find it on the left.",
         runbooks=("RetryBudgetExhausted",),
     )
     up = Look(

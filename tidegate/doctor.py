@@ -46,7 +46,7 @@ def _gpu() -> Check:
     if gpu is None:
         return Check("GPU", None, "models are trained and served on the CPU")
     found = f"{gpu.name}, sm_{gpu.compute_capability.replace('.', '')}, driver {gpu.driver_version}"
-    return Check("GPU", found, "engines can be built and served here")
+    return Check("GPU", found, "torch with CUDA trains on it; a `tritonserver` on PATH serves on it: docs/engines.md")
 
 
 def _engines() -> Iterator[Check]:

@@ -181,7 +181,7 @@ SCENES = [
         alert="RetryBudgetExhausted",
         fires={'gateway_upstream_retry_budget_exhausted_total{instance="g"}': "0+2x60"},
         quiet={'gateway_upstream_retry_budget_exhausted_total{instance="g"}': "5x60"},
-        summary="10 lost calls in 5 minutes weren't tried on another Triton: one retry for ten calls is allowed, and "
+        summary="10 lost calls in 5 minutes weren't sent once more: one retry for ten calls is allowed, and "
         "those were spent",
     ),
     Scene(

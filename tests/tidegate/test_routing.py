@@ -45,8 +45,8 @@ def test_all_of_a_route_is_shown() -> None:
         "sticky by x-user",
         "deadline 500 ms",
         "priority 1",
-        "fallback digits-small/newest then digits/2, after 200 ms",
-        "shadow digits/5 gets 10 %: nothing compared yet",
+        "fallback digits-small/newest then digits-tiny/2, after 200 ms",
+        "shadow digits-large/1 gets 10 %: nothing compared yet",
     ]
 
 
@@ -58,7 +58,7 @@ def test_agreement_and_a_broken_edit_are_shown() -> None:
     lines = shown(document)
     assert lines[1] == "the file's last edit is not in force: line 3: [red] is no colour here"
     assert lines[-1] == (
-        "shadow digits/5 gets 10 %: 75.00% of 4 agree, the first class in 87.50% of 8 samples, 2 failed"
+        "shadow digits-large/1 gets 10 %: 75.00% of 4 agree, the first class in 87.50% of 8 samples, 2 failed"
     )
 
 
