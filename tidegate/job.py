@@ -68,8 +68,9 @@ def manifest(command: Sequence[str], *, gpus: int = 0, image: str | None = None,
 
 
 def _container(command: Sequence[str], gpus: int, image: str, volumes: Sequence[str], delivers: bool) -> dict[str, Any]:
-    where = [] if delivers or "--repository" in command else [f"--repository={_REPOSITORY}"]
-    if "runs" in volumes and "--runs" not in command:
+    said = {argument.partition("=")[0] for argument in command}
+    where = [] if delivers or "--repository" in said else [f"--repository={_REPOSITORY}"]
+    if "runs" in volumes and "--runs" not in said:
         where.append("--runs=/runs")
     cpu, memory = ("1", "2Gi") if delivers else ("4", "16Gi")
     gpu = {"nvidia.com/gpu": str(gpus)} if gpus else {}

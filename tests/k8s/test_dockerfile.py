@@ -1,14 +1,21 @@
 """The Dockerfiles without an engine: linted, pinned, every source there, and what the manifests run is in them."""
 
+import ast
 import fnmatch
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from contract import Repository
 from tests.conftest import MakeVersion
@@ -81,6 +88,55 @@ def test_any_builder_builds_them(name: str) -> None:
 
     assert not [feature for feature in BUILDKIT_ONLY if feature in text]
     assert "# syntax=" not in text
+
+
+def test_what_recipes_import_is_in_the_image_that_trains_them() -> None:
+    """Whatever a recipe imports, in a function too: by the packages that the image's extras bring."""
+    (run,) = (step.text for step in of("training", "RUN"))
+    extras = re.search(r"'\.\[([a-z,-]+)\]'", run)
+    assert extras
+    there = brought_by(extras[1].split(","))
+    packages = metadata.packages_distributions()
+    own = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+
+    for file in (ROOT / "training").rglob("*.py"):
+        for name in imported(file) - sys.stdlib_module_names - own:
+            assert {canonicalize_name(each) for each in packages.get(name, [])} & there, f"{file}: {name}"
+
+
+def imported(file: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    whole = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {n.split(".")[0] for n in whole | {str(n.module) for n in nodes if isinstance(n, ast.ImportFrom)}}
+
+
+def brought_by(extras: list[str]) -> set[str]:
+    """Names of the distributions that pip installs for these extras, as far as they are installed here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def wanted() -> Iterator[Requirement]:
+        left = list(extras)
+        yield from map(Requirement, project["dependencies"])
+        while left:
+            for each in map(Requirement, project["optional-dependencies"][left.pop()]):
+                if each.name == project["name"]:
+                    left += each.extras
+                else:
+                    yield each
+
+    found: set[str] = set()
+    queue = list(wanted())
+    while queue:
+        each = queue.pop()
+        name = canonicalize_name(each.name)
+        if name in found or (each.marker and not each.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        try:
+            queue += map(Requirement, metadata.requires(name) or [])
+        except metadata.PackageNotFoundError:  # of NVIDIA's index
+            continue
+    return found
 
 
 def test_the_gateway_listens_where_its_image_says() -> None:

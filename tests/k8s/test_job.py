@@ -1,6 +1,7 @@
 """The Job that `tidegate jobs` prints, and whether a Triton has settled, as its start-up probe asks."""
 
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from tests.conftest import MakeVersion
-from tests.k8s.cluster import Object, composed, containers, deployed, labels, matches, of_kind, overlay, pods
+from tests.k8s.cluster import K8S, Object, composed, containers, deployed, labels, matches, of_kind, overlay, pods
 from tidegate import settled
 from tidegate.command import app
 from tidegate.error import CommandError
@@ -52,6 +53,23 @@ def test_a_printed_job_is_hardened_as_the_gateway_is() -> None:
     assert pod["spec"]["automountServiceAccountToken"] is False
 
 
+def test_the_pod_that_takes_data_is_valid_hardened_and_writes_where_training_reads() -> None:
+    text = (K8S / "components/training/README.md").read_text(encoding="utf-8")
+    (shown,) = (yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S))
+    (train,) = (pod for owner, pod in pods(composed(("training",))) if owner == "CronJob/train")
+    (mine,), theirs = containers(shown), train["spec"]["containers"][0]
+
+    for version in ("1.33", "1.35", "1.37"):
+        kubernetes_validate.validate(shown, version, strict=True)
+    for key in ("securityContext", "serviceAccountName", "automountServiceAccountToken", "enableServiceLinks"):
+        assert shown["spec"][key] == train["spec"][key], key
+    assert mine["securityContext"] == theirs["securityContext"]
+    claims = {each["persistentVolumeClaim"]["claimName"] for each in shown["spec"]["volumes"]}
+    assert claims == {"data"}
+    (data,) = (path for path in (a.removeprefix("--data=") for a in theirs["args"]) if path.startswith("/data/"))
+    assert f"{data}.new {data}\n" in text, "the commands put it where the Job looks"
+
+
 def test_a_job_with_a_gpu_finds_its_node_and_the_volumes_of_runs() -> None:
     pod = job(["train", "fashion-resnet"], gpus=1)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -59,6 +77,12 @@ def test_a_job_with_a_gpu_finds_its_node_and_the_volumes_of_runs() -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["tolerations"]
     assert container["args"] == ["train", "fashion-resnet", "--repository=/models/repository", "--runs=/runs"]
+
+
+def test_where_the_runs_lie_may_be_said_in_one_word_or_two() -> None:
+    for said in (["--runs=/runs/mine"], ["--runs", "/runs/mine"]):
+        (container,) = job(["train", "fashion-resnet", *said])["spec"]["template"]["spec"]["containers"]
+        assert container["args"] == ["train", "fashion-resnet", *said, "--repository=/models/repository"]
 
 
 def test_an_image_is_found_where_the_overlays_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

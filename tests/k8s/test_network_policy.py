@@ -1,11 +1,14 @@
 """The network policies allow the arrows of the design, and no others: worked out pod by pod, port by port."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
+import yaml
 
-from tests.k8s.cluster import Object, composed, everything, labels, matches, of_kind, pods, ports_of
+from tests.k8s.cluster import K8S, Object, composed, everything, labels, matches, of_kind, pods, ports_of
 
 NAMESPACE = "tidegate"
 Place = tuple[dict[str, str], dict[str, str]]  # labels of a namespace, labels of a pod
@@ -21,12 +24,19 @@ OUTSIDE: dict[str, Place] = {
     "something beside it": ({"tidegate/monitoring": "true"}, {}),
     "dns": ({"kubernetes.io/metadata.name": "kube-system"}, {"k8s-app": "kube-dns"}),
     "alert-webhook": (OWN_NAMESPACE, {"app.kubernetes.io/name": "alert-webhook"}),
+    "minio": ({"kubernetes.io/metadata.name": "minio"}, {"app": "minio"}),
+    "collector": (
+        {"kubernetes.io/metadata.name": "observability"},
+        {"app.kubernetes.io/name": "opentelemetry-collector"},
+    ),
 }
 OUTER_PORTS = {
     "cluster's prometheus": {"http": 9090, "other": 9091},
     "dns": {"dns": 53},
     "alert-webhook": {"http": 9095},
     "anyone": {"https": 443, "http": 80},
+    "minio": {"s3": 9000, "console": 9001},
+    "collector": {"otlp-grpc": 4317, "otlp-http": 4318},
 }
 
 ARROWS: set[Arrow] = {
@@ -137,6 +147,27 @@ def test_jobs_that_deliver_reach_what_lies_outside_on_443_only() -> None:
     network.places = {"sync": (OWN_NAMESPACE, {"app.kubernetes.io/component": "delivery"})}
 
     assert set(network.arrows()) == {("sync", "anyone", "https"), ("sync", "dns", "dns")}
+
+
+def test_the_policies_that_the_page_shows_let_out_what_it_says_and_nothing_else() -> None:
+    text = (K8S / "components/network-policy/README.md").read_text(encoding="utf-8")
+    shown = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)]
+    objects = composed(("network-policy",))
+    network = Network((*objects, *shown))
+    network.places["sync"] = (OWN_NAMESPACE, {"app.kubernetes.io/component": "delivery"})
+
+    for each in shown:
+        kubernetes_validate.validate(each, "1.35", strict=True)
+    assert {each["metadata"]["name"] for each in shown} == {"object-store", "trace-collector"}
+    assert {each["metadata"]["name"] for each in of_kind(objects, "NetworkPolicy")}.isdisjoint(
+        each["metadata"]["name"] for each in shown
+    )
+    assert set(network.arrows()) == GATEWAY_AND_TRITON | {
+        ("sync", "anyone", "https"),
+        ("sync", "dns", "dns"),
+        ("sync", "minio", "s3"),
+        ("gateway", "collector", "otlp-http"),
+    }
 
 
 @pytest.mark.parametrize("way", ["Ingress", "Egress"])

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,12 +13,18 @@ from urllib.parse import parse_qs, urlsplit
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 from fastapi.testclient import TestClient
+from rich.console import Console
 
 from monitoring.alertmanager import ASK_FOR_TRAINING
-from tests.k8s.cluster import composed, named
+from tests.k8s.cluster import Object, composed, containers, named
+from tests.training.tiny import RECIPE, load
 from tidegate.cluster import Api
 from tidegate.error import ClusterError
 from tidegate.retraining import MAX_BODY_BYTES, Retraining, create_receiver
+from tidegate.retraining_run import main as begin
+from training import train_stage
+from training.checkpoint import CHECKPOINT_FILE, read_progress
+from training.error import RunMismatch
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TOKEN = "s3cret"
@@ -125,6 +132,47 @@ def test_a_model_has_one_job_at_a_time_and_none_for_a_while_after(
     assert "another may begin in 0:01:00" in decisions(receiver, alert())[0]["reason"]
     clock[0] += timedelta(minutes=1)
     assert decisions(receiver, alert())[0]["job"]
+
+
+def test_each_job_learns_from_the_data_of_its_day_and_goes_on_with_its_own_run(
+    server: tuple[ApiServer, str], receiver: TestClient, clock: list[datetime], tmp_path: Path
+) -> None:
+    """By the manifest's arguments, as the kubelet fills them in, and the training that they start."""
+    decisions(receiver, alert())
+    server[0].end("Complete")
+    clock[0] += timedelta(days=1)
+    decisions(receiver, alert())
+    first, second = server[0].jobs
+
+    assert trained(first, tmp_path, seed=1) == 0, "of no run that was there"
+    assert trained(second, tmp_path, seed=2) == 0
+    assert trained(first, tmp_path, seed=1) == trained(second, tmp_path, seed=2) == 2, "steps that were there already"
+    with pytest.raises(RunMismatch, match="holds a run with other settings or data"):
+        trained(second, tmp_path, seed=1)
+
+
+def trained(job: Object, tmp_path: Path, *, seed: int) -> int:
+    """What a pod of the Job does with a small recipe and that data; steps that the run had before it."""
+    template = job["spec"]["template"]["spec"]
+    init, container = containers({"spec": template})
+    variables = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}  # a label that each pod of a Job has
+
+    def filled(each: Object) -> list[str]:
+        (path,) = (e["valueFrom"]["fieldRef"]["fieldPath"] for e in each["env"] if e["name"] == "JOB_NAME")
+        value = variables[path.removeprefix("metadata.labels['").removesuffix("']")]
+        return [
+            argument.replace("$(JOB_NAME)", value).replace("=/runs", f"={tmp_path}/runs") for argument in each["args"]
+        ]
+
+    assert begin(filled(init)) == 0
+    (runs,) = (Path(a.removeprefix("--runs=")) for a in filled(container) if a.startswith("--runs="))
+    assert f"--runs={runs}" in filled(init)
+    assert runs.is_relative_to(tmp_path / "runs")
+    recipe = replace(RECIPE, load=lambda _: load(seed=seed))
+    checkpoint = runs / recipe.quick().name / CHECKPOINT_FILE
+    before = read_progress(checkpoint).step if checkpoint.exists() else 0
+    train_stage(recipe, runs_dir=runs, console=Console(quiet=True), quick=True)
+    return before
 
 
 @pytest.mark.parametrize(
