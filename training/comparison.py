@@ -164,12 +164,12 @@ def _family(measure: Measure) -> str:
 def _difference(theirs: Measure, ours: Measure, level: float) -> Difference:
     before, after = theirs.metric, ours.metric
     is_share = ours.samples.dtype == np.bool_
-    if is_share:
+    if is_share and ours.block == 1:
         gained, lost = int((ours.samples & ~theirs.samples).sum()), int((theirs.samples & ~ours.samples).sum())
         low, high = share_difference(gained, lost, len(ours.samples))
         p_value = mcnemar(gained, lost)
     else:
-        low, high, p_value = difference(ours.samples, theirs.samples, ours.statistic)
+        low, high, p_value = difference(ours.samples, theirs.samples, ours.statistic, block=ours.block)
     verdict: Verdict = "same"
     if p_value < level:
         verdict = "better" if (after.value > before.value) == ours.larger_is_better else "worse"

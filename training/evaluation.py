@@ -25,13 +25,15 @@ _TINY = 1e-12  # a probability of 0 would make the log loss infinite: as sure as
 class Measure:
     """A metric, and what it was made of: `samples` `[N, ...]`, of which `statistic` makes the metric's value.
 
-    Samples of bool are hits and misses.
+    Samples of bool are hits and misses. Where neighbours are alike, as days that follow each other, `block` says how
+    many of them belong together: samples that repeat each other prove less than as many independent ones.
     """
 
     metric: Metric
     samples: NDArray[Any]
     statistic: Statistic
     larger_is_better: bool = True
+    block: int = 1
 
 
 Measures = Callable[[Tensors, NDArray[Any]], Sequence[Measure]]
@@ -43,15 +45,19 @@ def counted(name: str, hits: NDArray[np.bool_]) -> Measure:
     return Measure(metric=share(name, int(hits.sum()), len(hits)), samples=hits, statistic=_mean)
 
 
-def averaged(name: str, values: NDArray[np.float64], *, larger_is_better: bool) -> Measure:
+def averaged(name: str, values: NDArray[np.float64], *, larger_is_better: bool, block: int = 1) -> Measure:
     """A mean of `[N]` values."""
+    if block > 1:
+        return resampled(name, values, _mean, larger_is_better=larger_is_better, block=block)
     return Measure(metric=mean(name, values), samples=values, statistic=_mean, larger_is_better=larger_is_better)
 
 
-def resampled(name: str, samples: NDArray[np.float64], statistic: Statistic, *, larger_is_better: bool) -> Measure:
+def resampled(
+    name: str, samples: NDArray[np.float64], statistic: Statistic, *, larger_is_better: bool, block: int = 1
+) -> Measure:
     """Any statistic of `[N, ...]` samples."""
-    metric = bootstrapped(name, samples, statistic)
-    return Measure(metric=metric, samples=samples, statistic=statistic, larger_is_better=larger_is_better)
+    metric = bootstrapped(name, samples, statistic, block=block)
+    return Measure(metric=metric, samples=samples, statistic=statistic, larger_is_better=larger_is_better, block=block)
 
 
 def is_measured(postprocess: Postprocess) -> bool:

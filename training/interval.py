@@ -8,6 +8,10 @@ Two models. Samples that both get right, or both wrong, say nothing of which is 
 Psychometrika 12, looks at the others alone; exact, with the mid-p value that Fagerland, Lydersen & Laake (2013), BMC
 Med Res Methodol 13:91, recommend. The difference of the two shares gets the score interval of Tango, T. (1998), Stat
 Med 17; any other difference a bootstrap that draws samples, each with both answers.
+
+Both kinds of bootstrap take samples for independent, unless they are told that neighbours belong together: then blocks
+of neighbours are drawn, the last sample's neighbour being the first. Politis, D. & Romano, J. (1992), "A circular
+block-resampling procedure for stationary data", in Exploring the Limits of Bootstrap.
 """
 
 import math
@@ -68,21 +72,23 @@ def binned_gap(samples: NDArray[np.float64]) -> float:
     return float(abs(np.bincount(bins, confidence - correct, NUM_BINS)).sum() / len(samples))
 
 
-def bootstrapped(name: str, samples: NDArray[np.float64], statistic: Statistic) -> Metric:
-    """A statistic of `[N, ...]` samples with its percentile interval."""
+def bootstrapped(name: str, samples: NDArray[Any], statistic: Statistic, *, block: int = 1) -> Metric:
+    """A statistic of `[N, ...]` samples with its percentile interval; `block` neighbours each are drawn together."""
     value = statistic(samples)
-    low, high = np.quantile(_resampled(len(samples), lambda chosen: statistic(samples[chosen])), (0.025, 0.975))
+    low, high = np.quantile(_resampled(len(samples), lambda chosen: statistic(samples[chosen]), block), (0.025, 0.975))
     return Metric(
         name=name, value=value, low=min(value, float(low)), high=max(value, float(high)), num_samples=len(samples)
     )
 
 
-def difference(ours: NDArray[Any], theirs: NDArray[Any], statistic: Statistic) -> tuple[float, float, float]:
+def difference(
+    ours: NDArray[Any], theirs: NDArray[Any], statistic: Statistic, *, block: int = 1
+) -> tuple[float, float, float]:
     """Percentile interval of a statistic's difference between two models, and its two-sided p value.
 
-    `ours` and `theirs` are `[N, ...]` of the same samples.
+    `ours` and `theirs` are `[N, ...]` of the same samples, `block` neighbours of which are drawn together.
     """
-    both = _resampled(len(ours), lambda chosen: statistic(ours[chosen]) - statistic(theirs[chosen]))
+    both = _resampled(len(ours), lambda chosen: statistic(ours[chosen]) - statistic(theirs[chosen]), block)
     low, high = np.quantile(both, (0.025, 0.975))
     rarer = min(int((both <= 0).sum()), int((both >= 0).sum()))
     return float(low), float(high), min(1.0, 2 * (rarer + 1) / (len(both) + 1))
@@ -118,7 +124,18 @@ def _tango(gained: int, lost: int, n: int) -> float:
     return high
 
 
-def _resampled(num_samples: int, statistic: Statistic) -> NDArray[np.float64]:
-    """The statistic of the indices of each resample: as many as there are samples, drawn with replacement."""
+def _resampled(num_samples: int, statistic: Statistic, block: int = 1) -> NDArray[np.float64]:
+    """The statistic of the indices of each resample: as many as there are samples, in blocks drawn with replacement.
+
+    A single block would always be all of the samples, and show no chance at all: there are at least two.
+    """
+    if block < 1:
+        raise ValueError(f"block: expected at least 1 sample, got {block}")
+    block = min(block, -(-num_samples // 2))
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    return np.array([statistic(rng.integers(0, num_samples, num_samples)) for _ in range(_NUM_RESAMPLES)])
+
+    def drawn() -> NDArray[np.intp]:
+        first = rng.integers(0, num_samples, -(-num_samples // block))
+        return (first[:, None] + np.arange(block)).ravel()[:num_samples] % num_samples
+
+    return np.array([statistic(drawn()) for _ in range(_NUM_RESAMPLES)])

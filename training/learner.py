@@ -25,6 +25,7 @@ from training.optimizer import make_optimizer
 from training.recipe import Recipe
 from training.run_folder import Run
 from training.schedule import derived_seed, learning_rate
+from training.share import num_judged
 from training.start import freeze, set_training
 
 _CALMER = "try a peak_learning_rate below {:g}, or set clip_norm"
@@ -124,7 +125,7 @@ class Learner:
 
         Raises Diverged, before the weights are changed, when the loss or its gradient is no number any more.
         """
-        config, group = self._recipe.config, self._group
+        config, group, objective = self._recipe.config, self._group, self._recipe.objective
         batch = self._augmented(batch, step)
         rate = learning_rate(config, step, num_steps)
         for parameters in self._optimizer.param_groups:
@@ -133,10 +134,13 @@ class Learner:
         self._optimizer.zero_grad()
         # Part by part all processes work on what one process would, so batch statistics are the same ones.
         own = batch.chunks(group.size * config.accumulation)[group.rank :: group.size]
+        # The group takes the mean over its processes, so their shares are of what falls to one of them.
+        total = num_judged(objective, batch.inputs, batch.targets)
+        shares = [group.size * num_judged(objective, part.inputs, part.targets) / total for part in own]
         results, watch = [], LayerWatch(self.network) if watched else None
-        for index, part in enumerate(own):
-            results.append(self._learn(part, 1 / len(own), watch if index == 0 else None, last=part is own[-1]))
-        loss, score = group.mean([sum(values) / len(own) for values in zip(*results, strict=True)])
+        for index, (part, share) in enumerate(zip(own, shares, strict=True)):
+            results.append(self._learn(part, share, watch if index == 0 else None, last=part is own[-1]))
+        loss, score = group.mean([sum(values) for values in zip(*results, strict=True)])
         if not math.isfinite(loss):
             self._diverged(f"the loss became {loss}", step, num_steps, own[0])
         self._scaler.unscale_(self._optimizer)
@@ -209,8 +213,8 @@ class Learner:
             torch.manual_seed(derived_seed(seed, "process", step * group.size + group.rank))
         return batch
 
-    def _learn(self, part: Samples, weight: float, watch: LayerWatch | None, *, last: bool) -> tuple[float, float]:
-        """Add the part's gradient, weighted; its loss and score."""
+    def _learn(self, part: Samples, share: float, watch: LayerWatch | None, *, last: bool) -> tuple[float, float]:
+        """Add the part's share of the gradient; its share of the loss and of the score."""
         objective, teacher = self._recipe.objective, self._recipe.teacher
         with ExitStack() as stack:
             stack.enter_context(accumulating(self._joined, last=last))
@@ -218,13 +222,13 @@ class Learner:
                 stack.enter_context(watch)
             with self._precision.autocast():
                 outputs = as_tuple(self._joined(*part.inputs))
-                loss = objective.loss(outputs, part.targets)
+                loss = objective.loss(outputs, part.targets) * share
                 if teacher is not None and self._teacher is not None:
-                    taught = self._teacher(part.inputs, outputs)
+                    taught = self._teacher(part.inputs, outputs) / self._recipe.config.accumulation  # a mean of samples
                     loss = (1 - teacher.alpha) * loss + teacher.alpha * taught
-            self._scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call]
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         detached = [output.detach() for output in outputs]
-        return loss.item(), objective.score(detached, part.targets).item()
+        return loss.item(), objective.score(detached, part.targets).item() * share
 
     def _diverged(self, what: str, step: int, num_steps: int, part: Samples) -> NoReturn:
         layer = first_not_finite(self.network, part.inputs)

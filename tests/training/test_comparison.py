@@ -14,7 +14,7 @@ from contract.schema import ClassificationPostprocess, RegressionPostprocess
 from contract.tensor import Tensors
 from training.comparison import Answers, Comparison, compare
 from training.error import GateFailed
-from training.evaluation import Measure, counted
+from training.evaluation import Measure, averaged, counted
 from training.gate import check_comparison
 from training.interval import Z_95, difference, mcnemar, share_difference
 
@@ -73,6 +73,42 @@ def test_a_difference_of_means_has_about_the_normal_interval() -> None:
     assert p_value < 0.01
     assert difference(ours, theirs, np.mean) == difference(ours, theirs, np.mean)
     assert difference(ours, ours, np.mean)[2] == 1.0
+
+
+def overlapping(num_seeds: int, num: int = 400, width: int = 5) -> NDArray[np.float64]:
+    """Rows of noise of which each value is the mean of five days, four of them its neighbour's too."""
+    days = np.random.default_rng(0).normal(size=(num_seeds, num + width - 1))
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(days, width, axis=1).mean(axis=2))
+
+
+def test_samples_that_overlap_are_not_taken_for_independent_ones() -> None:
+    """Two equal models may be called different in five of a hundred tests; sixteen blocks allow a little more."""
+    differences = overlapping(100)
+    nothing = np.zeros(differences.shape[1])
+    p_values = {b: [difference(ours, nothing, np.mean, block=b)[2] for ours in differences] for b in (1, 25)}
+    assert sum(p < 0.05 for p in p_values[25]) < 15
+    assert sum(p < 0.05 for p in p_values[1]) > 30
+
+
+def test_a_measures_block_is_the_comparisons() -> None:
+    (noise_N,) = overlapping(1)
+    targets = np.arange(len(noise_N)) % 3
+    answers = sure(targets)
+
+    def found(block: int, *, hits: bool = False) -> Comparison:
+        def own(outputs: Tensors, targets: NDArray[Any]) -> list[Measure]:
+            shift = float(outputs["logits"].max() > 4) * (1 + noise_N)
+            if hits:
+                return [replace(counted("share", noise_N + shift > 0.5), block=block)]
+            return [averaged("cost", shift, larger_is_better=False, block=block)]
+
+        other = replace(answers, outputs={"logits": answers.outputs["logits"] + 1})
+        return compare(1, answers, other, targets, meant=POSTPROCESS, own=own)
+
+    for hits in (False, True):
+        alone, together = (found(block, hits=hits).differences[0] for block in (1, 25))
+        assert together.high - together.low > 1.4 * (alone.high - alone.low)
+        assert (together.value, together.is_share) == (alone.value, alone.is_share)
 
 
 def sure(said: np.ndarray, postprocess: ClassificationPostprocess = POSTPROCESS) -> Answers:

@@ -6,10 +6,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from contract.schema import AxisRange, TensorSpec
+from contract.schema import AxisRange, Evaluation, Metric, TensorSpec
 from training.error import ParityFailed
 from training.evaluation import averaged, counted
-from training.parity import Graph, batches, check_loss, check_lowered
+from training.parity import Graph, batches, check_loss, check_lowered, check_metrics
 
 BATCH = AxisRange(min=2, opt=4, max=8)
 OUTPUT = TensorSpec(name="y", datatype="FP32", shape=(4,))
@@ -85,3 +85,25 @@ def test_for_an_error_less_is_better_and_a_large_one_may_grow_by_one_per_cent() 
     assert check_loss(after, before) == pytest.approx(-1.9)
     with pytest.raises(ParityFailed):
         check_loss(before, averaged("error", np.full(3, 202.1), larger_is_better=False))
+
+
+@pytest.mark.parametrize(
+    ("value", "num_samples", "within", "beyond"),
+    [
+        (0.9, 491, 2 / 491, 3 / 491),  # one word of the voice's, or two, on the edge between two labels
+        (0.9, 10_000, 10 / 10_000, 11 / 10_000),
+        (30.0, 500, 30 * 2 / 500, 30 * 3 / 500),  # BLEU
+        (250.0, 10_000, 0.25, 0.26),
+    ],
+)
+def test_a_graphs_metric_may_be_off_by_a_thousandth_or_by_two_samples(
+    value: float, num_samples: int, within: float, beyond: float
+) -> None:
+    def evaluation(value: float) -> Evaluation:
+        metric = Metric(name="m", value=value, low=value, high=value, num_samples=num_samples)
+        return Evaluation(dataset="d", split="test", metrics=(metric,))
+
+    for sign in (-1, 1):
+        check_metrics(evaluation(value), evaluation(value + sign * within), ["m"])
+        with pytest.raises(ParityFailed, match=r"m is .* for the trained network .*; at most 0\.\d+ may lie between"):
+            check_metrics(evaluation(value), evaluation(value + sign * beyond), ["m"])

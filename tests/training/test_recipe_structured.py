@@ -13,10 +13,20 @@ from tokenizers import Tokenizer
 from training.data import Dataset
 from training.dataset import adult, film, market, splice_site
 from training.network.convolution1d import BaseNetwork
-from training.network.forecaster import DECAY, VolatilityNetwork
+from training.network.forecaster import VolatilityNetwork
 from training.network.tabular import NumberTokens, RowTransformer
 from training.network.two_tower import TwoTowers
-from training.recipes.finance import blocked, qlike
+from training.recipes.finance import (
+    BLOCK_DAYS,
+    HAR,
+    HAR_CONSTANT,
+    MARKET_VOLATILITY,
+    blocked,
+    har,
+    har_weights,
+    metrics,
+    qlike,
+)
 from training.recipes.recommendation import hits
 
 NUM_FILMS = 40
@@ -131,19 +141,16 @@ def forecaster() -> VolatilityNetwork:
     torch.manual_seed(0)
     return VolatilityNetwork(
         num_days=60, spans=(1.0, 20.0), width=4, dropout=0.5, variance_scale=market.PARKINSON,
-        days_a_year=market.DAYS_A_YEAR, min_variance=market.MIN_VARIANCE,
+        days_a_year=market.DAYS_A_YEAR, min_variance=market.MIN_VARIANCE, usual=HAR, usual_constant=HAR_CONSTANT,
     ).eval()  # fmt: skip
 
 
-def test_the_usual_forecast_is_the_usual_recursion() -> None:
-    range_NT = torch.rand(3, 60) + 0.5
-    usual_N = forecaster()(torch.cat((torch.zeros(3, 60), range_NT), dim=1))[1][:, 0]
-    variance_N = range_NT[:, -1] ** 2 / market.PARKINSON
-    for day in reversed(range(59)):
-        variance_N = DECAY * variance_N + (1 - DECAY) * range_NT[:, day] ** 2 / market.PARKINSON
-    expected_N = (variance_N * market.DAYS_A_YEAR).sqrt()
-    # The recursion begins with the first day, the sum with nothing: what they differ in has faded to 2 %.
-    torch.testing.assert_close(usual_N, expected_N, rtol=0.03, atol=0)
+def test_the_usual_forecast_is_the_regression_of_the_training_split() -> None:
+    dataset = loaded("market")
+    np.testing.assert_allclose([HAR_CONSTANT, *HAR.values()], har_weights(dataset), rtol=1e-6)
+    usual_N = forecaster()(torch.from_numpy(dataset.test.inputs["row"]))[1][:, 0]
+    cost_N = qlike(usual_N.detach().numpy().astype(np.float64), dataset.test.targets.astype(np.float64))
+    assert cost_N.mean() == pytest.approx(har(dataset), rel=1e-4)
 
 
 def test_a_market_without_any_range_has_a_forecast() -> None:
@@ -164,6 +171,12 @@ def test_an_interval_of_blocks_is_wider_where_days_are_alike() -> None:
     together = blocked("x", quarters, larger_is_better=True).metric
     apart = blocked("x", np.random.default_rng(1).permutation(quarters), larger_is_better=True).metric
     assert together.high - together.low > 3 * (apart.high - apart.low)
+
+
+def test_two_forecasts_are_compared_by_the_same_blocks() -> None:
+    volatility_N1 = np.random.default_rng(0).uniform(10, 30, (200, 1))
+    outputs = {spec.name: volatility_N1 for spec in MARKET_VOLATILITY.outputs}
+    assert {measure.block for measure in metrics(outputs, volatility_N1[:, 0])} == {BLOCK_DAYS}
 
 
 def test_what_is_to_be_found_was_not_seen() -> None:

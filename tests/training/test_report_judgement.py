@@ -19,7 +19,7 @@ from contract.schema import (
     TextPreprocess,
 )
 from training.data import Split
-from training.evaluation import resampled
+from training.evaluation import averaged, resampled
 from training.report.example import shower
 from training.report.judgement import MIN_SLICE, Judgement, classes, judge, reliability, slices
 
@@ -101,6 +101,14 @@ def test_a_recipes_own_measure_of_pairs_makes_slices_but_no_worst() -> None:
 
 def test_what_has_no_truth_isnt_judged() -> None:
     assert judge(EmbeddingPostprocess(tensor="v"), {"v": np.ones((3, 4))}, np.zeros(3)) is None
+
+
+def test_samples_that_belong_together_are_judged_together() -> None:
+    quarters = np.repeat(np.random.default_rng(0).normal(size=20), 60)
+    measure = averaged("cost", quarters, larger_is_better=False, block=63)
+    judged = judge(EmbeddingPostprocess(tensor="e"), {}, quarters, own=lambda outputs, targets: [measure])
+    assert judged is not None
+    assert judged.measure(np.ones(len(quarters), dtype=bool)) == measure.metric
 
 
 def test_samples_are_shown_as_what_they_are(tmp_path_factory: pytest.TempPathFactory) -> None:

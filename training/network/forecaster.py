@@ -3,18 +3,17 @@
 Volatility is mostly a function of the path so far: of a weighted mean of past returns, for falls unsettle more than
 rises, and of one of past variances, with weights that fade slowly. Guyon & Lekeufack 2023, "Volatility is (mostly)
 path-dependent", Quantitative Finance 23(9), take two such means each; here there are some more, their fading is
-learned, and a small network makes the forecast of them. That fading at several speeds does better than at one is
-Corsi 2009, "A simple approximate long-memory model of realized volatility", Journal of Financial Econometrics 7(2).
+learned, and a small network makes the forecast of them. Beside it stands the usual forecast, a regression on the means
+of a few spans: Corsi 2009, "A simple approximate long-memory model of realized volatility", Journal of Financial
+Econometrics 7(2).
 Axes: N samples, T days, S speeds of fading, F features, H hidden units.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-
-DECAY = 0.94  # RiskMetrics 1996, Technical Document, section 5.3: the usual one for daily data
 
 
 class Smoothing(nn.Module):
@@ -37,7 +36,9 @@ class Smoothing(nn.Module):
 class VolatilityNetwork(nn.Module):
     """The last days' returns and ranges in per cent to a volatility in per cent a year, and the usual forecast of it.
 
-    `variance_scale` is what a range's square is divided by, `days_a_year` what a day's variance is multiplied by.
+    `variance_scale` is what a range's square is divided by, `days_a_year` what a day's variance is multiplied by. The
+    usual forecast's logarithm of variance a year is `usual_constant`, and of each span of `usual` its weight times the
+    logarithm of a day's mean variance.
     """
 
     def __init__(
@@ -50,18 +51,19 @@ class VolatilityNetwork(nn.Module):
         variance_scale: float,
         days_a_year: int,
         min_variance: float,
+        usual: Mapping[int, float],
+        usual_constant: float,
     ) -> None:
         super().__init__()
+        self.usual, self.usual_constant = tuple(usual.items()), usual_constant
         self.variance_scale, self.days_a_year, self.min_variance = variance_scale, days_a_year, min_variance
         self.variance, self.trend = Smoothing(spans, num_days), Smoothing(spans, num_days)
-        usual_T = DECAY ** torch.arange(num_days, dtype=torch.float32)
-        self.usual_T = nn.Buffer(usual_T / usual_T.sum())
         self.body = nn.Sequential(
             nn.Linear(3 * len(spans), width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, len(spans) + 1)
         )
 
     def forward(self, row_NC: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows `[N, 2 T]`, the latest day first, to the network's forecast `[N, 1]` and RiskMetrics' `[N, 1]`."""
+        """Rows `[N, 2 T]`, the latest day first, to the network's forecast `[N, 1]` and the usual one `[N, 1]`."""
         return_NT, range_NT = row_NC.chunk(2, dim=1)
         variance_NT = range_NT.square() / self.variance_scale
         level_NS = self.variance(variance_NT).clamp(min=self.min_variance).log()
@@ -70,8 +72,9 @@ class VolatilityNetwork(nn.Module):
         out_NF = self.body(torch.cat((level_NS, trend_NS, down_NS), dim=1))
         # Where to between the levels, and how far from there: in the beginning it is among them.
         log_variance_N1 = (torch.softmax(out_NF[:, 1:], dim=1) * level_NS).sum(dim=1, keepdim=True) + out_NF[:, :1]
-        usual_N1 = (variance_NT @ self.usual_T)[:, None].clamp(min=self.min_variance)
-        return self._yearly((log_variance_N1 / 2).exp()), self._yearly(usual_N1.sqrt())
+        forecast_N1 = (log_variance_N1 / 2).exp() * math.sqrt(self.days_a_year)
+        return forecast_N1, self._usual(variance_NT.clamp(min=self.min_variance))
 
-    def _yearly(self, deviation_N1: Tensor) -> Tensor:
-        return deviation_N1 * math.sqrt(self.days_a_year)
+    def _usual(self, variance_NT: Tensor) -> Tensor:
+        terms = [weight * variance_NT[:, :days].mean(dim=1, keepdim=True).log() for days, weight in self.usual]
+        return ((sum(terms, self.usual_constant * torch.ones_like(terms[0]))) / 2).exp()

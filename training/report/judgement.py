@@ -188,13 +188,13 @@ def _numbers(postprocess: RegressionPostprocess, outputs: Tensors, targets: NDAr
 def _judged_by(first: Measure) -> Judgement:
     """By what each sample adds to a metric; which samples cost most is known where that is one number a sample."""
     samples, name = first.samples, first.metric.name
-    is_share = samples.dtype == np.bool_
+    is_share = samples.dtype == np.bool_ and first.block == 1
     loss = (-1.0 if first.larger_is_better else 1.0) * samples.astype(np.float64) if samples.ndim == 1 else None
 
     def measure(chosen: NDArray[np.bool_]) -> Metric:
         if is_share:
             return share(name, int(samples[chosen].sum()), int(chosen.sum()))
-        return bootstrapped(name, samples[chosen], first.statistic)
+        return bootstrapped(name, samples[chosen], first.statistic, block=first.block)
 
     return Judgement(
         loss=loss,
