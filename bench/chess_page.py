@@ -41,7 +41,8 @@ def _lines(result: ChessResult) -> Iterator[str]:
     yield table(COLUMNS, map(cells, result.matches))
     yield (
         f"\n{result.num_positions:,} positions in {result.num_requests:,} requests were answered in "
-        f"{result.wall_s:,.0f} s: {result.num_positions / result.num_requests:.1f} a request{_batches(result)}.\n"
+        f"{result.wall_s:,.0f} s, in which the opponents thought too: "
+        f"{result.num_positions / result.num_requests:.1f} a request{_batches(result)}.\n"
     )
     yield _FOOT
 
@@ -62,15 +63,27 @@ This one plays chess with `chess-policy-value`, a network of the kind of AlphaZe
 a book of masters' games and by a shallow search, not by playing against itself. It searches with PUCT and asks the
 gateway for the moves and the value of each position, in the Open Inference Protocol over gRPC.
 
-Its opponents know little: one plays any legal move, the other the move that gains most material at once. A game begins
-with {NUM_RANDOM_PLIES} random moves, the same ones for two games in which the sides are changed. A position that comes
-for the third time, fifty moves without capture or pawn, and {MAX_PLIES} plies are draws; a draw is half a point.
+Two opponents know little: one plays any legal move, the other the move that gains most material at once. A search sees
+mates without any network, so beating these two doesn't show that the network is worth anything. The third is the
+control: the very same search with as many simulations a move and no network. To it all moves are equally likely and all
+positions even, but for those in which the game is over; between equal moves chance decides.
+
+A game begins with {NUM_RANDOM_PLIES} random moves, the same ones for two games in which the sides are changed. A
+position that comes for the third time, fifty moves without capture or pawn, and {MAX_PLIES} plies are draws; a draw is
+half a point.
 
 ## Results
 """
 _FOOT = """\
-What this says: all of it works together, and the search is better than players that look one move ahead. It says
-nothing of how strong it is beside a person or a chess engine, which nobody measured.
+What this says: all of it works together, and the search is better than players that look one move ahead. What it
+scores above a half against the same search without a network is what the network adds, moves and values together; which
+of the two adds how much isn't told apart. Nothing here says how strong the search is beside a person or a chess engine,
+which nobody measured.
+
+What the network guesses without a search is measured by itself: its accuracy is in [the table of recipes](recipes.md),
+its value's correlation in its contract. Both would likely be lower in games of which it saw nothing. No position that
+they are taken on was learned from, but positions were divided one by one, not by games: of those one move before or
+after, about nine in ten were learned from. How much that flatters nobody measured.
 
 ## Ask it yourself
 

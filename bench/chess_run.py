@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,8 @@ from rich.progress import Progress
 
 from bench.case import metric_sum
 from bench.error import BenchError
-from bench.game import OPPONENTS, Match, Searcher, play_match
-from bench.game_network import LocalNetwork, Position, ServedNetwork
+from bench.game import GREEDY, RANDOM, Match, Opponent, Searcher, play_match
+from bench.game_network import LocalNetwork, NoNetwork, Position, ServedNetwork
 from bench.kind import HOST
 from bench.machine import Machine, this_machine
 from bench.rounds import PORTS, running_stack
@@ -83,9 +83,10 @@ async def _play(plan: Plan, position: Position, version: int, console: Console) 
     matches = []
     try:
         with Progress(console=console, transient=True) as progress:
-            for name in OPPONENTS:
-                advance = partial(progress.advance, progress.add_task(f"against {name}", total=plan.num_games))
-                matches.append(await play_match(name, searcher, plan.num_games, SEED, advance))
+            for opponent in (RANDOM, GREEDY, control(position.columns, plan.effort)):
+                task = progress.add_task(f"against {opponent.name}", total=plan.num_games)
+                advance = partial(progress.advance, task)
+                matches.append(await play_match(opponent, searcher, plan.num_games, SEED, advance))
     finally:
         await network.close()
     return ChessResult(
@@ -100,6 +101,11 @@ async def _play(plan: Plan, position: Position, version: int, console: Console) 
         mean_batch=None if plan.local else _mean_batch(),
         wall_s=time.monotonic() - started,
     )
+
+
+def control(columns: Mapping[str, int], effort: Effort) -> Opponent:
+    """The same search without a network, so that a match against it says what the network adds."""
+    return Opponent("the same search, no network", lambda rng: Searcher(NoNetwork(columns, rng), effort))
 
 
 class _Counted:

@@ -1,4 +1,8 @@
-"""Games of chess between the tree search and players that know less, many at a time so that they share batches."""
+"""Games of chess between the tree search and players that know less, many at a time so that they share batches.
+
+A search finds mates whatever its network says, so beating weak players doesn't show that the network is worth anything.
+Who plays against the search is therefore an argument: it can be the same search with another network, or with none.
+"""
 
 import asyncio
 import math
@@ -63,7 +67,15 @@ class GreedyPlayer:
         return self.rng.choice([move for move, gain in gains.items() if gain == most])
 
 
-OPPONENTS: dict[str, Callable[[random.Random], Player]] = {"random": RandomPlayer, "greedy": GreedyPlayer}
+@dataclass(frozen=True, slots=True)
+class Opponent:
+    """Whom the search plays against: a new player for each game, with random numbers of that game's own."""
+
+    name: str
+    player: Callable[[random.Random], Player]
+
+
+RANDOM, GREEDY = Opponent("random", RandomPlayer), Opponent("greedy", GreedyPlayer)
 
 
 class Match(Document):
@@ -95,7 +107,7 @@ class Match(Document):
 
 
 async def play_match(
-    name: str, searcher: Player, num_games: int, seed: int, on_game: Callable[[], None] = lambda: None
+    opponent: Opponent, searcher: Player, num_games: int, seed: int, on_game: Callable[[], None] = lambda: None
 ) -> Match:
     """Play that many games, some at once; raises BenchError when a move can't be had.
 
@@ -106,8 +118,8 @@ async def play_match(
     async def one(number: int) -> tuple[float, int]:
         async with together:
             board = opening(random.Random(f"{seed} {number // 2}"))  # noqa: S311 - nothing is kept secret by it
-            opponent = OPPONENTS[name](random.Random(f"{seed} {name} {number}"))  # noqa: S311
-            white, black = (searcher, opponent) if number % 2 == 0 else (opponent, searcher)
+            other = opponent.player(random.Random(f"{seed} {opponent.name} {number}"))  # noqa: S311
+            white, black = (searcher, other) if number % 2 == 0 else (other, searcher)
             points = await play(board, white, black)
             on_game()
             return points if number % 2 == 0 else 1 - points, board.ply()
@@ -119,7 +131,7 @@ async def play_match(
         raise failed.exceptions[0] from failed
     points, plies = zip(*(game.result() for game in games), strict=True)
     return Match(
-        opponent=name,
+        opponent=opponent.name,
         won=points.count(1.0),
         drawn=points.count(0.5),
         lost=points.count(0.0),

@@ -1,10 +1,11 @@
-"""Where the tree search asks: a published model through the gateway, or its graph in this process.
+"""Where the tree search asks: a published model through the gateway, its graph in this process, or nobody.
 
 The gateway is asked in the Open Inference Protocol over gRPC. A FEN becomes tokens by the contract's own preprocessing,
 as it does in the gateway when a person sends one.
 """
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from contract.preprocess import preprocessor
 from contract.schema import ClassificationPostprocess
 
 TIMEOUT_S = 30.0
+
+_TIE = 1e-6  # of a logit or a value: orders what is equally good, and outweighs nothing that a search finds
 
 Array = NDArray[Any]
 
@@ -93,3 +96,20 @@ class LocalNetwork:
 
     async def close(self) -> None:
         """Nothing to hang up."""
+
+
+class NoNetwork:
+    """The control: all moves are equally likely, all positions even. What a search plays with it, it found by itself.
+
+    Between equal ones chance decides, or the search would play whichever the rules name first: g1h3 to begin with.
+    """
+
+    def __init__(self, columns: Mapping[str, int], rng: random.Random) -> None:
+        self.columns = columns
+        self._ties = np.random.default_rng(rng.getrandbits(64))
+
+    async def ask(self, fens: Sequence[str]) -> tuple[Array, Array]:
+        """Nothing is waited for; see Network."""
+        await asyncio.sleep(0)  # lets the games go on that an answer came for
+        logits = self._ties.uniform(-_TIE, _TIE, (len(fens), len(self.columns)))
+        return logits, self._ties.uniform(-_TIE, _TIE, len(fens))

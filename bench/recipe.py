@@ -31,19 +31,21 @@ from tidegate.compiling import Compiler
 from tidegate.stack import Stack
 from training.config import TrainConfig
 from training.error import RunUnfinished, TrainingError
-from training.pipeline import run as train
+from training.pipeline import run as run_pipeline
 from training.recipe import Recipe
 
 NUM_REQUESTS, NUM_WARMUP = 200, 20
 TIMEOUT_S = 30.0
 BASELINES = "baselines.json"
 
-# What a publication, and the recipe that comes before, add to a recipe's own description.
-_ADDED = frozenset({"gates", "machine", "start"})
+_ADDED = frozenset({"gates", "machine", "start"})  # what is beside a recipe's own description
 
 
 class RecipeRow(Document):
-    """One recipe. Sizes in bytes, the latency in milliseconds: the median of single requests over gRPC."""
+    """One recipe. Sizes in bytes, the latency in milliseconds: the median of single requests over gRPC.
+
+    `metrics` are the one that decides, which the baselines are of too, and those that a gate is on.
+    """
 
     recipe: str
     task: str
@@ -51,7 +53,8 @@ class RecipeRow(Document):
     num_parameters: int
     flops_per_sample: int
     training_time_s: float
-    metric: Metric
+    metrics: tuple[Metric, ...]
+    larger_is_better: bool
     baselines: dict[str, float]
     graph_bytes: int
     engine_bytes: int | None
@@ -110,8 +113,8 @@ def run(
     for recipe in recipes:
         try:
             data_sha256 = recipe.load(None).sha256
-            runs = state / "runs" if recipe.name in trained else None
-            contract = _published(recipe, data_sha256, repository, runs, console)
+            runs = state / "runs"
+            contract = _published(recipe, data_sha256, repository, runs, console, train=recipe.name in trained)
             of_data = known.setdefault(recipe.name, {}).setdefault(data_sha256, {})
             of_data.update(_baselines(recipe, of_data, console))
             contracts[recipe.name] = contract
@@ -120,7 +123,11 @@ def run(
             failures[recipe.name] = str(exc)
         (state / BASELINES).write_text(Baselines(values=known).model_dump_json(indent=1), encoding="utf-8")
     found = latencies(repository, state / "stack", contracts)
-    rows = [_row(name, contract, repository, baselines[name], found.get(name)) for name, contract in contracts.items()]
+    rows = [
+        _row(recipe, contracts[recipe.name], repository, baselines[recipe.name], found.get(recipe.name))
+        for recipe in recipes
+        if recipe.name in contracts
+    ]
     return RecipeResult(machine=this_machine(), lane=available(), rows=tuple(rows), failures=failures)
 
 
@@ -149,22 +156,25 @@ def _baselines(recipe: Recipe, known: Mapping[str, float], console: Console) -> 
 
 
 def _published(
-    recipe: Recipe, data_sha256: str, repository: Repository, runs: Path | None, console: Console
+    recipe: Recipe, data_sha256: str, repository: Repository, runs: Path, console: Console, *, train: bool
 ) -> Contract:
     """The newest version of what the recipe is now; a quick one, a lowered one or an earlier recipe's is none."""
+    begun = recipe.begun(runs)
+    wanted = begun if begun.start is None or begun.start.file.is_file() else recipe
     for version in reversed(repository.servable(recipe.model)):
         contract = repository.contract(recipe.model, version)
-        if _is_of(recipe, data_sha256, contract.provenance):
+        if _is_of(wanted, data_sha256, contract.provenance):
             return contract
-    if runs is None:
+    if not train:
         raise RunUnfinished("it wasn't trained to its end for this table")
-    return train(recipe, repository=repository, runs_dir=runs, compile=Compiler(console), console=console)
+    return run_pipeline(recipe, repository=repository, runs_dir=runs, compile=Compiler(console), console=console)
 
 
 def _is_of(recipe: Recipe, data_sha256: str, made: Provenance) -> bool:
     """Whether this recipe, with this network, on this data, is what was trained."""
     wanted = json.loads(json.dumps(recipe.describe()))
-    config = {key: value for key, value in made.config.items() if key in wanted or key not in _ADDED}
+    config = {"network": wanted["network"]}  # from before it was described: it had as many parameters
+    config |= {key: value for key, value in made.config.items() if key in wanted or key not in _ADDED}
     if isinstance(train_config := config.get("train"), dict):  # from before a setting was there: it had the default
         config["train"] = {**json.loads(json.dumps(asdict(TrainConfig()))), **train_config}
     num_parameters = sum(parameter.numel() for parameter in recipe.network().parameters())
@@ -189,21 +199,24 @@ def _latency_ms(client: InferenceServerClient, repository: Repository, contract:
 
 
 def _row(
-    name: str, contract: Contract, repository: Repository, baselines: dict[str, float], latency_ms: float | None
+    recipe: Recipe, contract: Contract, repository: Repository, baselines: dict[str, float], latency_ms: float | None
 ) -> RecipeRow:
     graph = contract.artifact("model")
     if graph is None:
         raise BenchError(f"{contract.name} version {contract.version} has no graph")
     folder = repository.version_dir(contract.name, contract.version)
     made = contract.provenance
+    first, *others = contract.evaluation.metrics
+    gates = {gate.metric: gate for gate in recipe.gates}
     return RecipeRow(
-        recipe=name,
+        recipe=recipe.name,
         task=contract.task,
         data=contract.evaluation.dataset,
         num_parameters=made.num_parameters,
         flops_per_sample=made.flops_per_sample,
         training_time_s=made.training_time_s,
-        metric=contract.evaluation.metrics[0],
+        metrics=(first, *(metric for metric in others if metric.name in gates)),
+        larger_is_better=first.name not in gates or gates[first.name].at_most is None,
         baselines=baselines,
         graph_bytes=graph.size_bytes,
         engine_bytes=Passport.load(folder).engine_size_bytes if contract.artifact("passport") else None,

@@ -11,7 +11,7 @@ from bench.recipe import RecipeResult, RecipeRow
 PAGE, PICTURE = "recipes.md", "recipes.png"
 COMMAND = "python -m bench recipes"
 COLUMNS = (
-    "recipe", "data", "parameters", "MFLOP", "training", "metric (95 % interval)", "baseline", "ONNX", "engine", "p50",
+    "recipe", "data", "parameters", "MFLOP", "training", "metrics (95 % interval)", "baseline", "ONNX", "engine", "p50",
 )  # fmt: skip
 
 
@@ -29,6 +29,7 @@ def markdown(result: RecipeResult) -> str:
             f"`{COMMAND}` on {machine.date}: {machine.processor}, {machine.num_cores} cores, {machine.system}.",
             f"Engines were built by {result.lane}.",
             "p50 is of single requests through gateway and Triton over gRPC, one after the other, in ONNX Runtime.",
+            "The first metric is the one that the baselines are of; a baseline in bold reads better than the model.",
             "",
             table(COLUMNS, map(cells, result.rows)),
             "",
@@ -40,16 +41,24 @@ def markdown(result: RecipeResult) -> str:
 
 
 def cells(row: RecipeRow) -> tuple[str, ...]:
-    """A row in words."""
-    metric = row.metric
+    """A row in words; a baseline that reads better than the model is bold."""
+    first = row.metrics[0].value
+
+    def baseline(name: str, value: float) -> str:
+        said = f"{name} {_number(value)}"
+        return f"**{said}**" if (value > first if row.larger_is_better else value < first) else said
+
     return (
         row.recipe,
         row.data,
         f"{row.num_parameters:,}",
         f"{row.flops_per_sample / 1e6:,.1f}",
         f"{row.training_time_s:.0f} s",
-        f"{metric.name.replace('_', ' ')} {_number(metric.value)} ({_number(metric.low)} to {_number(metric.high)})",
-        ", ".join(f"{name} {_number(value)}" for name, value in row.baselines.items()) or "none",
+        "; ".join(
+            f"{metric.name.replace('_', ' ')} {_number(metric.value)} ({_number(metric.low)} to {_number(metric.high)})"
+            for metric in row.metrics
+        ),
+        ", ".join(baseline(*each) for each in row.baselines.items()) or "none",
         _size(row.graph_bytes),
         "none" if row.engine_bytes is None else _size(row.engine_bytes),
         "not measured" if row.latency_ms is None else f"{row.latency_ms:.1f} ms",

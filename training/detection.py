@@ -76,6 +76,11 @@ class CentreLoss:
         return (overlap_NQ * truth.there).sum() / truth.there.sum().clamp(min=1)
 
 
+def has_area(boxes_NQ4: Tensor) -> Tensor:
+    """Which boxes are any `[N, Q]`."""
+    return (boxes_NQ4[..., 2:] > boxes_NQ4[..., :2]).all(dim=-1)
+
+
 def focal_loss(logits: Tensor, hills: Tensor) -> Tensor:
     """Equation 1 of Objects as Points, summed: alpha 2, beta 4; `hills` is 1 at a centre and falls to 0 around it."""
     is_centre = hills == 1
@@ -167,7 +172,7 @@ class _Truth:
         cells_2 = torch.tensor([width, height], dtype=torch.float32, device=heat_N1HW.device)
         low_NQ2, high_NQ2 = boxes_NQ4[..., :2] * cells_2, boxes_NQ4[..., 2:] * cells_2
         size_NQ2, centre_NQ2 = high_NQ2 - low_NQ2, (low_NQ2 + high_NQ2) / 2
-        there_NQ = (size_NQ2 > 0).all(dim=-1)
+        there_NQ = has_area(boxes_NQ4)
         corner_NQ2 = torch.minimum(centre_NQ2.floor(), cells_2 - 1)
         hill_NQW, hill_NQH = (
             torch.exp(

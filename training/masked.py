@@ -28,8 +28,8 @@ HIDDEN_RATIO = 0.15  # of a text's tokens; Devlin et al. 2018
 class Hide:
     """Hides units of ids and units `[N, L]`, anew every time: answers the ids, and the positions `[N, K]`.
 
-    Of the tokens chosen `mask_ratio` are masked, `random_ratio` are any others, and the rest stays, so that the network
-    can't take what isn't masked for right.
+    Of the units chosen `mask_ratio` are masked, `random_ratio` become any other tokens, and the rest stays, so that the
+    network can't take what isn't masked for right.
     """
 
     num_tokens: int
@@ -42,7 +42,7 @@ class Hide:
         """Hide some of a batch's tokens."""
         ids_NL, units_NL = inputs
         position_NK = chosen(units_NL)
-        draw_NL = torch.rand(ids_NL.shape).to(ids_NL.device)
+        draw_NL = torch.rand(len(units_NL), units_NL.shape[1] + 1).to(ids_NL.device).gather(1, units_NL.long())
         other_NL = torch.randint(self.num_special, self.num_tokens, ids_NL.shape, dtype=ids_NL.dtype).to(ids_NL.device)
         shown_NL = torch.where(draw_NL < self.mask_ratio + self.random_ratio, other_NL, ids_NL)
         shown_NL = shown_NL.masked_fill(draw_NL < self.mask_ratio, self.mask)

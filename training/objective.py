@@ -21,7 +21,8 @@ _TINY = 1e-5  # what a sum of shares in FP32 may be off by
 class Objective(Protocol):
     """Judges a batch of outputs, in the contract's order. Both answers are scalars, means over the batch.
 
-    The targets are a Tensor `[N, ...]`, or Tensors by name where a sample has several.
+    The targets are a Tensor `[N, ...]`, or Tensors by name where a sample has several. A kind whose means are over
+    something else than samples registers how many that are with `training.share.num_judged`.
     """
 
     @property

@@ -270,12 +270,16 @@ def _export(candidate: Candidate, folder: Path, stages: Stages) -> parity.Parity
     recipe, test = candidate.recipe, candidate.dataset.test
     with stages("export") as say:
         export(candidate.network, recipe.inputs, recipe.outputs, recipe.batch, folder / ONNX_FILE)
-        _write_golden(candidate, folder)
+        golden = _golden(candidate)
+        golden.save(folder)
         say(f"{ONNX_FILE}, {(folder / ONNX_FILE).stat().st_size / 1024:,.0f} KiB")
     with stages("parity") as say:
         graph = parity.Graph(folder / ONNX_FILE, recipe.outputs)
         specs = recipe.inputs, recipe.outputs, recipe.batch
         shown, outputs = parity.check(candidate.network, graph, test.inputs, *specs, recipe.postprocess)
+        if recipe.golden is not None:
+            of_golden, _ = parity.check(candidate.network, graph, golden.inputs, *specs, recipe.postprocess)
+            shown = replace(shown, max_error=max(shown.max_error, of_golden.max_error))
         exported = evaluate(
             candidate.dataset.name, "test", recipe.postprocess, outputs, test.targets, own=recipe.metrics
         )
@@ -358,10 +362,13 @@ def _artifacts(
     return tuple(artifact(folder, path, role) for path, role in files.items())
 
 
-def _write_golden(candidate: Candidate, folder: Path) -> None:
-    inputs = candidate.dataset.test.take(slice(NUM_GOLDEN)).inputs
-    outputs = {name: array[:NUM_GOLDEN] for name, array in candidate.test_outputs.items()}
-    Golden(dict(inputs), outputs).save(folder)
+def _golden(candidate: Candidate) -> Golden:
+    recipe, test = candidate.recipe, candidate.dataset.test
+    if recipe.golden is None:
+        outputs = {name: array[:NUM_GOLDEN] for name, array in candidate.test_outputs.items()}
+        return Golden(dict(test.take(slice(NUM_GOLDEN)).inputs), outputs)
+    inputs = dict(recipe.golden(candidate.network, test.inputs))
+    return Golden(inputs, predict(candidate.network, inputs, recipe.inputs, recipe.outputs))
 
 
 def _write_report(candidate: Candidate, folder: Path, shown: parity.Parity) -> None:

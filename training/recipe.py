@@ -13,10 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from contract.embedding import check_embedding
 from contract.schema import AxisRange, Postprocess, Preprocess, Slo, TensorSpec
+from contract.tensor import Tensors
 from training import recipes
 from training.augmentation import Augment
 from training.config import TrainConfig
@@ -27,6 +29,7 @@ from training.gate import Gate
 from training.objective import Objective
 from training.space import Space
 from training.start import Start
+from training.structure import structure
 from training.teacher import Teacher
 
 QUICK = "-quick"  # what the name of a recipe's quick form ends with
@@ -42,7 +45,8 @@ class Recipe:
     `("stem.*", "blocks.0.*")`. Distillation: a `teacher` is listened to beside the labels. `metrics` judge a kind of
     answer that has none of its own; `space` is what `tidegate sweep` searches. Drift isn't looked for in the inputs and
     features that `unwatched` names: a state that a client hands back says nothing of the data. It is looked for in the
-    output that `embedding` names, too.
+    output that `embedding` names, too. Golden samples are the test split's first ones, unless `golden` makes others of
+    the network and that split's inputs: where what is asked in service isn't a whole sample, but a step after others.
     Pre-training: the recipe `after` is trained first, and this one begins with its weights, all but those that a
     pattern in `fresh` names. `baselines` are what anyone would try first: names, and functions that give each one's
     value of the first metric on the test split.
@@ -70,6 +74,7 @@ class Recipe:
     metrics: Measures | None = None
     unwatched: tuple[str, ...] = ()
     embedding: str | None = None
+    golden: Callable[[nn.Module, Tensors], Tensors] | None = None
     slo: Slo
     config: TrainConfig
     gates: tuple[Gate, ...]
@@ -107,12 +112,15 @@ class Recipe:
         return replace(self, after=None, start=Start(weights=runs_dir / self.after.name, fresh=self.fresh))
 
     def describe(self) -> dict[str, Any]:
-        """The run's identity, and part of its provenance, in JSON's types; the network and the data have their own.
+        """The run's identity, and part of its provenance, in JSON's types; the data have their own.
 
         Raises RunMismatch when the start or the teacher isn't there any more.
         """
+        with torch.random.fork_rng(devices=[]):
+            network = self.network()
         parts: dict[str, Any] = {
             "recipe": self.name,
+            "network": structure(network),
             "train": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()},
             "objective": _describe(self.objective),
             "augment": _describe(self.augment),

@@ -60,7 +60,7 @@ def opened(
             device = "cuda" if torch.cuda.is_available() else "cpu"
             machine = {"num_threads": torch.get_num_threads(), "device": device, "num_processes": num_processes}
             write_atomically(file, json.dumps({**identity, "machine": machine}, indent=1).encode() + b"\n")
-        saved = _load(file)
+        saved = {"network": identity["network"], **_load(file)}  # a run from before that was said
         machine = saved.pop("machine", {})
         _check_same(folder, _canonical(saved), _canonical(identity))
         if machine["device"] == "cuda" and not torch.cuda.is_available():

@@ -166,9 +166,10 @@ def text_dataset(
     )
 
 
-def tfidf_accuracy(splits: TextSplits) -> float:
+def tfidf_accuracy(splits: TextSplits, *, graded: bool = False) -> float:
     """What anyone would try first: accuracy on the test split of logistic regression on the words' weights.
 
+    When `graded`, each text is learned from as one of every label, that counts as much as its share.
     Weights: Salton & Buckley 1988, "Term-weighting approaches in automatic text retrieval", logarithmic frequencies.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -176,7 +177,14 @@ def tfidf_accuracy(splits: TextSplits) -> float:
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True, min_df=2), LogisticRegression(C=10.0, max_iter=1_000))
-    model.fit(splits.train.texts, splits.train.labels)
+    texts, labels = splits.train.texts, splits.train.labels
+    weight: NDArray[Any] = np.ones(len(texts))
+    if graded:
+        assert splits.train.shares is not None
+        num_labels = splits.train.shares.shape[1]
+        texts = tuple(text for text in texts for _ in range(num_labels))
+        labels, weight = np.tile(np.arange(num_labels), len(splits.train.texts)), splits.train.shares.ravel()
+    model.fit(texts, labels, logisticregression__sample_weight=weight)
     return float(model.score(splits.test.texts, splits.test.labels))
 
 
@@ -230,9 +238,16 @@ class TextTask:
 
         It learns from as many texts as the data set does, and is judged by as many: the first ones, as `limited` takes.
         """
+        return tfidf_accuracy(self._limited(dataset))
+
+    def graded_baseline(self, dataset: Dataset) -> float:
+        """The same from the shares of the labels."""
+        return tfidf_accuracy(self._limited(dataset), graded=True)
+
+    def _limited(self, dataset: Dataset) -> TextSplits:
         whole = self.splits(None)
         train, test = whole.train.take(range(len(dataset.train))), whole.test.take(range(len(dataset.test)))
-        return tfidf_accuracy(replace(whole, train=train, test=test))
+        return replace(whole, train=train, test=test)
 
 
 def _without_rare_characters(texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:

@@ -8,22 +8,25 @@ from typing import Any
 
 import chess
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from rich.console import Console
 
-from bench.chess_run import Plan, run
+from bench.chess_run import Plan, control, run
 from bench.error import BenchError
-from bench.game import GreedyPlayer, Match, RandomPlayer, Searcher, opening, play, play_match
-from bench.game_network import Position, ServedNetwork
-from bench.tree import Array, Effort, best_move
+from bench.game import GREEDY, RANDOM, GreedyPlayer, Match, RandomPlayer, Searcher, opening, play, play_match
+from bench.game_network import NoNetwork, Position, ServedNetwork
+from bench.tree import Array, Effort, Network, best_move
 from contract import Contract, Repository
 from contract.profile import Profile
 from tests.port import free_ports
 from training.dataset.board import TOKENIZER_FILE, make_tokenizer
 from training.recipes.board_game import CHESS
 
+LITTLE = Effort(num_simulations=8, num_together=4)
 WORTH = {"p": 1, "n": 3, "b": 3, "r": 5, "q": 9}
 COLUMNS = {
     chess.Move(start, end, promotion).uci(): index
@@ -78,9 +81,9 @@ async def test_it_mates_when_it_can(fen: str, mate: str) -> None:
     assert (await best_move(chess.Board(fen), Counting(), Effort())).uci() == mate
 
 
-async def test_it_mates_in_two_moves_by_searching() -> None:
+@pytest.mark.parametrize("network", [Counting(), NoNetwork(COLUMNS, random.Random(1))], ids=["counting", "none"])
+async def test_it_mates_in_two_moves_by_searching(network: Network) -> None:
     board = chess.Board("7k/8/5K2/8/8/8/8/6Q1 w - - 0 1")  # a quiet move first
-    network = Counting()
     board.push(await best_move(board, network, Effort(num_simulations=600)))
     for reply in list(board.legal_moves):
         board.push(reply)
@@ -130,9 +133,31 @@ async def test_positions_are_asked_about_together() -> None:
 
 
 async def test_games_of_a_seed_are_the_same_again() -> None:
-    effort = Effort(num_simulations=8, num_together=4)
-    matches = [await play_match("greedy", Searcher(Counting(), effort), 2, seed) for seed in (1, 1, 2)]
+    matches = [await play_match(GREEDY, Searcher(Counting(), LITTLE), 2, seed) for seed in (1, 1, 2)]
     assert matches[0] == matches[1] != matches[2]
+
+
+async def test_without_a_network_every_move_is_as_likely_and_every_position_even() -> None:
+    logits, values = await NoNetwork(COLUMNS, random.Random(1)).ask([chess.STARTING_FEN] * 3)
+    assert (logits.shape, values.shape) == ((3, len(COLUMNS)), (3,))
+    assert np.exp(np.ptp(logits)) == pytest.approx(1, abs=1e-5)
+    assert values == pytest.approx(0, abs=1e-5)
+
+
+async def test_without_a_network_chance_decides_between_moves() -> None:
+    """The same numbers give the same move; not every game begins with the move that the rules name first."""
+    firsts = [
+        await best_move(chess.Board(), NoNetwork(COLUMNS, random.Random(seed)), Effort()) for seed in (1, 1, 2, 3, 4)
+    ]
+    assert firsts[0] == firsts[1]
+    assert len(set(firsts[1:])) == 4
+
+
+def test_the_control_searches_as_much() -> None:
+    player = control(COLUMNS, LITTLE).player(random.Random(1))
+    assert isinstance(player, Searcher)
+    assert player.effort == LITTLE
+    assert isinstance(player.network, NoNetwork)
 
 
 async def test_a_pair_of_games_begins_alike_and_each_side_is_its_once() -> None:
@@ -148,14 +173,14 @@ async def test_a_pair_of_games_begins_alike_and_each_side_is_its_once() -> None:
             seen.append((begun.fen(), board.turn))
             return next(iter(board.legal_moves))
 
-    await play_match("random", First(), 2, seed=3)
+    await play_match(RANDOM, First(), 2, seed=3)
     assert len({fen for fen, _ in seen}) == 1
     assert {turn for _, turn in seen} == {chess.WHITE, chess.BLACK}
 
 
 async def test_a_request_that_fails_ends_the_match_with_its_sentence() -> None:
     with pytest.raises(BenchError, match=r"^the gateway didn't answer: it is gone$"):
-        await play_match("random", Searcher(Broken(), Effort(num_simulations=8, num_together=4)), 6, seed=1)
+        await play_match(RANDOM, Searcher(Broken(), LITTLE), 6, seed=1)
 
 
 async def test_the_greedy_player_takes_what_is_worth_most() -> None:
@@ -235,3 +260,44 @@ def test_without_a_published_model_it_says_what_to_do(tmp_path: Path) -> None:
     plan = Plan(repository=tmp_path, num_games=1, effort=Effort(), local=True, command="")
     with pytest.raises(BenchError, match="tidegate train chess-policy-value"):
         run(plan, Console(quiet=True))
+
+
+def test_every_opponent_is_played(tmp_path: Path, make_version: Any) -> None:
+    publish_without_graph(tmp_path, make_version)
+    save_graph(tmp_path / "chess" / "1" / "model.onnx")
+    plan = Plan(repository=tmp_path, num_games=2, effort=LITTLE, local=True, command="")
+    result = run(plan, Console(quiet=True))
+    assert [(match.opponent, match.num_games) for match in result.matches] == [
+        ("random", 2),
+        ("greedy", 2),
+        ("the same search, no network", 2),
+    ]
+    assert result.num_positions > result.num_requests > 0
+
+
+def save_graph(path: Path) -> None:
+    """Answers zeros to every position."""
+    ((ids, shape),) = ((spec.name, spec.shape) for spec in CHESS.inputs)
+    (policy, num_moves), (value, _) = ((spec.name, spec.shape[0]) for spec in CHESS.outputs)
+    zeros = [
+        helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("no_moves", TensorProto.FLOAT, [1, num_moves], [0.0] * num_moves),
+        helper.make_tensor("no_value", TensorProto.FLOAT, [1, 1], [0.0]),
+    ]
+    nodes = [
+        helper.make_node("Cast", [ids], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["floats", "axis"], ["sums"]),
+        helper.make_node("Mul", ["sums", "no_moves"], [policy]),
+        helper.make_node("Mul", ["sums", "no_value"], [value]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "zeros",
+        [helper.make_tensor_value_info(ids, TensorProto.INT32, ["n", *shape])],
+        [
+            helper.make_tensor_value_info(policy, TensorProto.FLOAT, ["n", num_moves]),
+            helper.make_tensor_value_info(value, TensorProto.FLOAT, ["n", 1]),
+        ],
+        zeros,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)

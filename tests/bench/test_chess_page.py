@@ -22,8 +22,9 @@ RESULTS = """\
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | random | 10 | 9 | 1 | 0 | 0.950 | 0.655 to 0.995 | 32 |
 | greedy | 10 | 5 | 0 | 5 | 0.500 | 0.237 to 0.763 | 81 |
+| the same search, no network | 4 | 3 | 0 | 1 | 0.750 | 0.301 to 0.954 | 60 |
 
-12,000 positions in 1,500 requests were answered in 1,234 s: 8.0 a request{batches}.
+12,000 positions in 1,500 requests were answered in 1,234 s, in which the opponents thought too: 8.0 a request{batches}.
 
 What this says: """
 
@@ -47,6 +48,7 @@ def test_the_page_says_what_was_played_and_how(
         matches=(
             Match(opponent="random", won=9, drawn=1, lost=0, mean_plies=32.4),
             Match(opponent="greedy", won=5, drawn=0, lost=5, mean_plies=80.6),
+            Match(opponent="the same search, no network", won=3, drawn=0, lost=1, mean_plies=60.0),
         ),
         num_requests=1_500,
         num_positions=12_000,
@@ -59,4 +61,6 @@ def test_the_page_says_what_was_played_and_how(
     page = (tmp_path / "docs" / "chess.md").read_text()
     assert page.startswith("# Chess\n\nWritten by `python -m bench chess`; don't edit.\n")
     assert RESULTS.format(how=how, batches=batches) in page
+    assert "the very same search with as many simulations a move and no network" in page
+    assert "positions were divided one by one, not by games" in page
     assert page.endswith("`unknown_ratio`.\n\n")

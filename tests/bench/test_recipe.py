@@ -14,6 +14,7 @@ from bench.recipe import RecipeResult, run
 from contract import Contract, Repository
 from contract.repository import CONFIG_FILE, withdrawn_line
 from contract.schema import Provenance
+from training.checkpoint import CHECKPOINT_FILE
 from training.data import Dataset, Split
 from training.recipe import Recipe, find
 
@@ -90,13 +91,15 @@ def test_the_row_is_of_the_newest_served_version_that_the_recipe_makes_now(
     described = recipe.describe()
     older = {key: value for key, value in described["train"].items() if key != "accumulation"}
     publish(1)
-    publish(2, config={**described, "train": older})  # from before that setting was there
+    # From before that setting was there, and before the network was described.
+    publish(2, config={**{key: value for key, value in described.items() if key != "network"}, "train": older})
     publish(3)
     publish(4, recipe.quick())
     publish(5, num_parameters=NUM_PARAMETERS + 1)
     publish(6, data_sha256=EARLIER)
     publish(7, config={**described, "train": {**described["train"], "epochs": 99}})
     publish(8, config={**described, "frozen": ["stem.*"]})
+    publish(10, replace(recipe, network=lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.2))))
     publish(9, config={**described, "variant": {"precision": "INT8"}})
     config = tmp_path / "model_repository" / "tiny" / CONFIG_FILE
     config.write_text(withdrawn_line({3}) + config.read_text())
@@ -106,6 +109,18 @@ def test_the_row_is_of_the_newest_served_version_that_the_recipe_makes_now(
     (row,) = result.rows
     assert result.failures == {}
     assert (row.training_time_s, row.latency_ms, row.num_parameters) == (2, 2, NUM_PARAMETERS)
+
+
+def test_a_row_is_of_the_weights_that_come_before_now(tmp_path: Path, recipe: Recipe, publish: Any) -> None:
+    later = replace(recipe, after=replace(recipe, name="before"))
+    publish(1)
+    assert len(table(tmp_path, later).rows) == 1  # nobody knows what came before
+    weights = tmp_path / "runs" / "before" / CHECKPOINT_FILE
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"others")
+    assert table(tmp_path, later).rows == ()
+    publish(2, config=later.begun(tmp_path / "runs").describe())
+    assert len(table(tmp_path, later).rows) == 1
 
 
 def test_a_recipe_whose_network_changed_has_no_row_until_it_is_trained(

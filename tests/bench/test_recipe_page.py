@@ -3,7 +3,7 @@ from pathlib import Path
 from bench.machine import Machine
 from bench.page import END, mark
 from bench.recipe import RecipeResult, RecipeRow
-from bench.recipe_page import COMMAND, write
+from bench.recipe_page import COMMAND, cells, write
 from contract.schema import Metric
 from training.recipe import find
 
@@ -11,8 +11,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 MACHINE = Machine(date="2026-01-01", processor="a processor", num_cores=2, memory_gib=8, system="Linux", versions={})
 ROW = RecipeRow(
     recipe="r", task="t", data="some texts", num_parameters=12_345, flops_per_sample=2_000_000, training_time_s=61.4,
-    metric=Metric(name="recall_at_10", value=0.25, low=0.2, high=0.3, num_samples=100), baselines={"popularity": 0.1},
-    graph_bytes=2048, engine_bytes=3 * 2**20, latency_ms=1.25,
+    metrics=(Metric(name="recall_at_10", value=0.25, low=0.2, high=0.3, num_samples=100),
+             Metric(name="ndcg_at_10", value=0.125, low=0.1, high=0.15, num_samples=100)),
+    larger_is_better=True, baselines={"popularity": 0.1, "neighbours": 0.3}, graph_bytes=2048,
+    engine_bytes=3 * 2**20, latency_ms=1.25,
 )  # fmt: skip
 
 
@@ -23,10 +25,11 @@ def test_a_row_says_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
     write(RecipeResult(machine=MACHINE, lane="nobody", rows=(ROW, other), failures={"x": "no data"}), tmp_path)
 
     page = (tmp_path / "recipes.md").read_text()
-    measured = "recall at 10 0.2500 (0.2000 to 0.3000)"
+    measured = "recall at 10 0.2500 (0.2000 to 0.3000); ndcg at 10 0.1250 (0.1000 to 0.1500)"
     head = f"some texts | 12,345 | 2.0 | 61 s | {measured}"
-    assert f"| r | {head} | popularity 0.1000 | 2 KiB | 3.0 MiB | 1.2 ms |" in page
+    assert f"| r | {head} | popularity 0.1000, **neighbours 0.3000** | 2 KiB | 3.0 MiB | 1.2 ms |" in page
     assert f"| s | {head} | none | 2 KiB | none | not measured |" in page
+    assert "**" not in cells(ROW.model_copy(update={"larger_is_better": False, "baselines": {"popularity": 0.3}}))[6]
     assert "Not there: x: no data." in page
     assert (tmp_path / "recipes.png").stat().st_size > 5_000
 

@@ -132,7 +132,7 @@ def test_a_run_of_other_settings_refuses_to_go_on(tmp_path: Path, tiny: SimpleNa
     with pytest.raises(RunMismatch, match="data_sha256 was"):
         train_in(tmp_path, other_data, tiny)
     other_network = dataclasses.replace(changed(tiny.RECIPE, epochs=1), network=lambda: nn.Linear(2, 2))
-    with pytest.raises(RunMismatch, match="no checkpoint of this recipe's network"):
+    with pytest.raises(RunMismatch, match="network was"):
         train_in(tmp_path, other_network, tiny)
 
 
@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_says_so(tmp_path: Path, tiny: SimpleNamespace) -> 
     train_in(tmp_path, changed(tiny.RECIPE, epochs=1), tiny)
     file = tmp_path / "bands/checkpoint.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(RunMismatch, match="no checkpoint of this recipe's network"):
+    with pytest.raises(RunMismatch, match="network was"):
         train_in(tmp_path, changed(tiny.RECIPE, epochs=1), tiny)
     (tmp_path / "bands/run.json").unlink()
     with pytest.raises(RunMismatch, match=r"no run\.json"):

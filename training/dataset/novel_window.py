@@ -1,4 +1,4 @@
-"""Jane Austen's novels as windows of tokens, to learn what she writes next. Five to learn from, one held out.
+"""Jane Austen's novels as windows of tokens, to learn what she writes next. Four to learn from, two held out.
 
 A paragraph is a line: how the source wraps lines, spaces sentences and numbers chapters differs from novel to novel.
 """
@@ -21,12 +21,13 @@ from training.evaluation import Measure, resampled
 
 NAME = "Jane Austen's novels"
 TEST_BOOK = "persuasion"  # her last one: 83,000 of 717,000 words
+VALIDATION_BOOK = "northangerabbey"  # 77,000: windows of a novel that is learned from would be foretold too well
 TOKENIZER_FILE = "tokenizer.json"
 
 NUM_TOKENS = 2_048  # a word is 1.4 tokens; more would leave many that are seen too seldom to be learned
 CONTEXT = 128  # tokens: half a page
 NUM_VALIDATION, NUM_TEST = 128, 256  # windows; a test's answers of half a megabyte each must fit into memory
-SPLIT_SEED = 1818
+ORDER_SEED = 1818
 
 _HEADING = re.compile(r"(?i)(chapter|volume) [\divxl]+\.?|finis|the end")
 
@@ -42,19 +43,21 @@ class Novels:
         self._letters_K = np.empty(0, dtype=np.int64)
 
     def load(self, data_dir: Path | None) -> Dataset:
-        """Windows of five novels, and of the sixth; raises DataNotFound or DataInvalid."""
+        """Windows of four novels, of a fifth and of the sixth; raises DataNotFound or DataInvalid."""
         text_of = {name: written(lines) for name, lines in books(data_dir).items()}
-        held_out = text_of.pop(TEST_BOOK)
+        watched, held_out = text_of.pop(VALIDATION_BOOK), text_of.pop(TEST_BOOK)
         tokenizer = trained(list(text_of.values()))
         self._letters_K = letters(tokenizer)
         windows = np.concatenate([cut(tokenizer, text) for text in text_of.values()])
-        watched, learned = np.split(np.random.default_rng(SPLIT_SEED).permutation(windows), [NUM_VALIDATION])
-        identity = f"{PACKAGE.digest()} {TEST_BOOK} {NUM_TOKENS} {CONTEXT} {NUM_VALIDATION} {NUM_TEST} {SPLIT_SEED}"
+        learned = np.random.default_rng(ORDER_SEED).permutation(windows)
+        books_held_out = f"{VALIDATION_BOOK} {TEST_BOOK}"
+        sizes = f"{NUM_TOKENS} {CONTEXT} {NUM_VALIDATION} {NUM_TEST} {ORDER_SEED}"
+        identity = f"{PACKAGE.digest()} {books_held_out} {sizes}"
         return Dataset(
             name=NAME,
             sha256=hashlib.sha256(identity.encode()).hexdigest(),
             train=self._lesson(learned),
-            validation=self._lesson(watched),
+            validation=self._lesson(spread(cut(tokenizer, watched), NUM_VALIDATION)),
             test=self._asked(spread(cut(tokenizer, held_out), NUM_TEST)),
             files={TOKENIZER_FILE: tokenizer.to_str().encode()},
         )

@@ -115,22 +115,26 @@ class WideTextClassifier(TextClassifier):
     """A text classifier, and beside it a score of each token for each class, summed over the text times `word_scale`.
 
     The sum alone is logistic regression on the words, which few texts suffice for. The first `num_special` tokens are
-    no words. Wide and deep: Cheng et al. 2016, arXiv 1606.07792.
+    no words; where some were masked (`mask`), the others count for them, as what dropout leaves does.
+    Wide and deep: Cheng et al. 2016, arXiv 1606.07792.
     """
 
     def __init__(
-        self, encoder: Encoder, num_classes: int, dropout: float, *, num_special: int, word_scale: float
+        self, encoder: Encoder, num_classes: int, dropout: float, *, num_special: int, mask: int, word_scale: float
     ) -> None:
         super().__init__(encoder, num_classes, dropout)
-        self.num_special, self.word_scale = num_special, word_scale
+        self.num_special, self.mask, self.word_scale = num_special, mask, word_scale
         self.word = nn.Embedding(encoder.token.num_embeddings, num_classes)
         nn.init.zeros_(self.word.weight)
 
     def forward(self, ids_NL: Tensor) -> Tensor:
         """Token ids `[N, L]` to logits `[N, K]`."""
         ids_NL = self.encoder.known(ids_NL)
-        scores_NLK = self.word(ids_NL) * (ids_NL >= self.num_special)[..., None]
-        logits_NK: Tensor = super().forward(ids_NL) + self.word_scale * scores_NLK.sum(dim=1)
+        is_word_NL = ids_NL >= self.num_special
+        num_words_N1 = is_word_NL.sum(dim=1, keepdim=True).clamp(min=1)
+        for_each_N1 = 1 + (ids_NL == self.mask).sum(dim=1, keepdim=True) / num_words_N1
+        scores_NK = for_each_N1 * (self.word(ids_NL) * is_word_NL[..., None]).sum(dim=1)
+        logits_NK: Tensor = super().forward(ids_NL) + self.word_scale * scores_NK
         return logits_NK
 
 

@@ -69,7 +69,12 @@ class Task(TextTask):
         """The network that is fine-tuned."""
         if self.wide:
             return WideTextClassifier(
-                self.encoder(), len(self.labels), dropout=0.3, num_special=len(SPECIAL), word_scale=WORD_SCALE
+                self.encoder(),
+                len(self.labels),
+                dropout=0.3,
+                num_special=len(SPECIAL),
+                mask=MASK_ID,
+                word_scale=WORD_SCALE,
             )
         return TextClassifier(self.encoder(), len(self.labels), dropout=0.3)
 
@@ -150,7 +155,10 @@ def fine_tuning(
         gates=(Gate(metric="accuracy", at_least=at_least),),
         quick_config=quick_config,
         quick_gates=(Gate(metric="accuracy", at_least=quick_at_least),),
-        baselines={"logistic regression on words": task.baseline},
+        baselines={
+            "logistic regression on words": task.baseline,
+            **({"the same from the labels' shares": task.graded_baseline} if task.graded else {}),
+        },
     )
 
 

@@ -21,7 +21,7 @@ from training.recipe import Recipe
 
 NUM_BOXES = 32  # answered at most; no crop holds more than 17 trees
 BLOB_PX = 10  # a quarter of a tree's usual size
-MIN_SCORE = 0.3  # from which on a box is answered: about where precision and recall are equal
+MIN_SCORE = 0.3  # from which on a box is answered: on the test split precision is then 0.49, and recall 0.34
 
 
 def network() -> Detector:

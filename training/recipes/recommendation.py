@@ -4,9 +4,10 @@ Networks: two towers, Covington, Adams & Sargin 2016 (RecSys), and a ranking hea
 the first tower read a query in place of a person: the films' vectors, the product and the ranking stay as they are.
 
 Judged by each person's last five films: how many of them are among the ten that a method names (recall@10), and how far
-up (NDCG@10, Järvelin & Kekäläinen 2002). What a person had rated before is never named, by none of the methods. Recall
-comes to 0.208 where that of the last ten films' neighbours comes to 0.160; the ranking adds nothing to it here, for it
-knows nothing of a film that retrieval doesn't.
+up (NDCG@10, Järvelin & Kekäläinen 2002). What a person had rated before is left out, of every method's films alike; the
+graph itself knows only of the last ten, so who asks it leaves out the rest, and `recall_at_10_as_served` is that of who
+doesn't. Recall comes to 0.208 where that of the last ten films' neighbours comes to 0.160; the ranking adds nothing to
+it here, for it knows nothing of a film that retrieval doesn't.
 """
 
 from collections.abc import Sequence
@@ -70,20 +71,25 @@ class NextFilm:
 
 def hits(score_NF: NDArray[Any], targets: NDArray[Any]) -> tuple[Array, Array]:
     """Recall@10 and NDCG@10 of every person `[N]`, with a score for each film, what they rated before left out."""
-    allowed_NF = np.where(seen_films(targets), -np.inf, score_NF)
-    named_NK = np.argsort(-allowed_NF, axis=1, kind="stable")[:, :NUM_NAMED]
+    return hits_of_all(np.where(seen_films(targets), -np.inf, score_NF), targets)
+
+
+def hits_of_all(score_NF: NDArray[Any], targets: NDArray[Any]) -> tuple[Array, Array]:
+    """The same of films that may have been rated before."""
+    named_NK = np.argsort(-score_NF, axis=1, kind="stable")[:, :NUM_NAMED]
     hit_NK = (named_NK[:, :, None] == targets["held_out"][:, None, :]).any(axis=2)
     gain_K = 1 / np.log2(np.arange(NUM_NAMED) + 2)
     return hit_NK.sum(axis=1) / NUM_HELD_OUT, hit_NK @ gain_K / gain_K[:NUM_HELD_OUT].sum()
 
 
 def metrics(outputs: Tensors, targets: NDArray[Any]) -> list[Measure]:
-    """Recall@10 and NDCG@10, and the recall of retrieval alone; each a mean over people."""
+    """Recall@10 and NDCG@10, the recall of retrieval alone, and that of all films; each a mean over people."""
     recall_N, ndcg_N = hits(outputs["logits"], targets)
     return [
         averaged("recall_at_10", recall_N, larger_is_better=True),
         averaged("ndcg_at_10", ndcg_N, larger_is_better=True),
         averaged("recall_at_10_of_retrieval", hits(outputs["retrieval"], targets)[0], larger_is_better=True),
+        averaged("recall_at_10_as_served", hits_of_all(outputs["logits"], targets)[0], larger_is_better=True),
     ]
 
 
@@ -116,7 +122,8 @@ FILM_RECOMMENDER = Recipe(
     task="recommendation",
     description=(
         "Names films that a person may rate next, out of 1,682 that are called by their numbers in MovieLens 100k. "
-        "A row says age, gender, occupation, and the films rated last, the latest as film_1; all of it may be left out."
+        "A row says age, gender, occupation, and the films rated last, the latest as film_1; all of it may be left "
+        "out. Only those films are never named: leave out yourself what was rated earlier."
     ),
     data="MovieLens 100k",
     load=load,
@@ -142,12 +149,16 @@ FILM_RECOMMENDER = Recipe(
     slo=Slo(latency_threshold_ms=50, latency_objective=0.99, availability_objective=0.999),
     # Six passes: where the validation split's loss is lowest.
     config=TrainConfig(epochs=6, batch_size=256, optimizer="adamw", peak_learning_rate=5e-3, weight_decay=0.1),
-    gates=(Gate(metric="recall_at_10", at_least=0.18), Gate(metric="ndcg_at_10", at_least=0.15)),
+    gates=(
+        Gate(metric="recall_at_10", at_least=0.18),
+        Gate(metric="ndcg_at_10", at_least=0.15),
+        Gate(metric="recall_at_10_as_served", at_least=0.13),
+    ),
     quick_config=TrainConfig(
         epochs=2, batch_size=256, optimizer="adamw", peak_learning_rate=4e-3, weight_decay=0.1, num_train=40_000
     ),
-    # Ten films at random hold 0.006 of the five.
-    quick_gates=(Gate(metric="recall_at_10", at_least=0.05),),
+    # Above the 0.076 of the most popular films.
+    quick_gates=(Gate(metric="recall_at_10", at_least=0.08),),
     baselines={
         "popularity": popularity,
         "item neighbours of all": partial(item_neighbours, recent=False),

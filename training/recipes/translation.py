@@ -63,7 +63,7 @@ def _recipe(name: str, network: Callable[[], nn.Module], description: str) -> Re
         name=name,
         model=name,
         task="translation",
-        description=description,
+        description=f"{description} Of at most {MAX_LENGTH - 1} tokens, without marks of shortcuts: Open, not _Open.",
         data=NAME,
         load=MESSAGES.load,
         network=network,
