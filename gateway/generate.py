@@ -55,6 +55,11 @@ async def stream(plane: DataPlane, ask: Ask, document: Mapping[str, Any]) -> Asy
                 yield _answer(response)
 
 
+async def first_of(answers: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first answer, None when there is none. What goes wrong before it still has a status of its own."""
+    return await anext(answers, None)
+
+
 async def events(answers: AsyncIterator[dict[str, Any]], first: dict[str, Any] | None) -> AsyncIterator[bytes]:
     """Answers as server-sent events. An error after the first one is an event too: the status is long sent."""
     if first is None:

@@ -8,11 +8,11 @@ them in its documentation.
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,7 +22,7 @@ from gateway.body import Body, header_text, read_items
 from gateway.call import Ask, Call
 from gateway.dataplane import DataPlane
 from gateway.encoding import MIN_ENCODE_BYTES, encode
-from gateway.error import InvalidRequest
+from gateway.error import ClientGone, InvalidRequest
 from gateway.form import Forms
 from gateway.log import request_id
 from gateway.outcome import message_of, outcome_of
@@ -39,6 +39,8 @@ _STATUS_LINE[499] = b"HTTP/1.1 499 Client Closed Request\r\n"
 _TIMEOUT_HEADER = b"x-request-timeout-ms"
 _TIMEOUT_DIGITS = 8
 _MAX_LOOP_ENCODE_BYTES = 64 * 1024
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -214,8 +216,9 @@ class HotPath:
         body = Body(receive, headers, self._endpoints.plane.settings.max_body_bytes)
         client = scope.get("client")
         exchange = Exchange(name, version, headers, client[0] if client else None, read=body.read)
-        reply = await _unless_gone(answer(endpoint, exchange), body)
-        if reply is None:
+        try:
+            reply = await unless_gone(answer(endpoint, exchange), body)
+        except ClientGone:
             return
         if not body.complete:  # what is left of it must not be taken for the next request
             reply.headers.append((b"connection", b"close"))
@@ -223,12 +226,14 @@ class HotPath:
         await send({"type": "http.response.body", "body": reply.body})
 
 
-async def _unless_gone(work: Any, body: Body) -> Reply | None:
-    """The work's result, or None when the client went away before: nobody should work on for it."""
+async def unless_gone(work: Coroutine[Any, Any, _T], body: Body) -> _T:
+    """The work's result; ClientGone when the client went away before: nobody should work on for it."""
     main, gone = asyncio.create_task(work), asyncio.create_task(body.gone())
     try:
         await asyncio.wait({main, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return main.result() if main.done() else None
+        if not main.done():
+            raise ClientGone("the client went away")
+        return main.result()
     finally:
         gone.cancel()
         main.cancel()

@@ -42,7 +42,9 @@ _TABLE: Mapping[type[BaseException], Outcome] = {
     UnsupportedMedia: Outcome(415, grpc.StatusCode.INVALID_ARGUMENT),
     Overloaded: Outcome(429, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=1),
     ClientGone: Outcome(499, grpc.StatusCode.CANCELLED),
-    asyncio.CancelledError: Outcome(499, grpc.StatusCode.CANCELLED),  # gRPC tells so that the client went away
+    # How a protocol tells that the client went away: of a call, and of a stream that waits to give its next answer.
+    asyncio.CancelledError: Outcome(499, grpc.StatusCode.CANCELLED),
+    GeneratorExit: Outcome(499, grpc.StatusCode.CANCELLED),
     UpstreamFailed: Outcome(502, grpc.StatusCode.INTERNAL),
     UpstreamUnavailable: Outcome(503, grpc.StatusCode.UNAVAILABLE, retry_after_s=1),
     DeadlineExceeded: Outcome(504, grpc.StatusCode.DEADLINE_EXCEEDED),

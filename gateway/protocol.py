@@ -1,8 +1,9 @@
 """One HTTP connection: bounded in what it may keep waiting, and answering hot requests itself.
 
 uvicorn reads on while pipelined requests wait, so one client that never reads answers could fill the memory; and it
-waits for ever for the rest of a header. And its way from bytes to an ASGI application and back costs as much as all
-that we do for a small request: one that has arrived whole is answered from here, by the same endpoints.
+waits for ever for the rest of a header, and for a client to take its answers. And its way from bytes to an ASGI
+application and back costs as much as all that we do for a small request: one that has arrived whole is answered from
+here, by the same endpoints.
 
 A client sends the same header again and again. The header of a request that was answered from here is kept with what
 was read of it, and one of the same bytes isn't parsed again.
@@ -14,16 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.hot import Endpoint, Exchange, HotEndpoints, Reply, error_reply
 
 MAX_PIPELINED = 16
 HEADER_TIMEOUT_S = 10.0
+WRITE_TIMEOUT_S = 60.0  # in which a client takes nothing of its answers; as long as over gRPC
 MAX_HOT_BODY_BYTES = 256 * 1024  # what is larger is read by and by, within a deadline and against a slot
 
 _WATCH_S = 2.5
-_WRITE_TIMEOUT_S = 30.0
 _MAX_HEADS = 1024
 _MAX_HEAD_BYTES = 4096
 _LENGTH_DIGITS = 8
@@ -74,11 +75,14 @@ class GatewayProtocol(HttpToolsProtocol):
     _received = b""  # what arrived last, if a request began with it
     _between = True  # no request has begun to arrive without having arrived whole
     _task: asyncio.Task[None] | None = None
+    _in_work: RequestResponseCycle | None = None  # by the application; `cycle` is the last that has come
     _watch: asyncio.TimerHandle | None = None
     _begun = False  # a request has begun to arrive, and not arrived whole
     _last = False  # the server is going away: what has begun is answered, and then no more
     _since = 0.0  # when the connection last began to wait for the client
     _patience_s = HEADER_TIMEOUT_S
+    _unsent_bytes = 0  # of answers, at the last look
+    _taken = 0.0  # when the client was last seen to take some of them, or had taken all
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first header."""
@@ -95,6 +99,9 @@ class GatewayProtocol(HttpToolsProtocol):
             self._watch.cancel()
         if self._task is not None:
             self._task.cancel()
+        if self._in_work is not None and not self._in_work.response_complete:
+            self._in_work.disconnected = True
+            self._in_work.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -173,6 +180,10 @@ class GatewayProtocol(HttpToolsProtocol):
         self.transport.write(Reply(body, 400).encode(keep_alive=False))
         self.transport.close()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._in_work = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _take(self) -> Head | None:
         """The request's head when it is a hot one that can be answered from here; else None."""
         busy = self.cycle is not None and not self.cycle.response_complete
@@ -213,7 +224,7 @@ class GatewayProtocol(HttpToolsProtocol):
             except Exception as exc:
                 reply = error_reply(exc, exchange.request_id)
             if self.flow.write_paused:
-                await self._drain()
+                await self.flow.drain()
             if self.transport.is_closing():
                 return
             self.transport.write(reply.encode(cycle.keep_alive))
@@ -227,21 +238,20 @@ class GatewayProtocol(HttpToolsProtocol):
         finally:
             self.tasks.discard(cycle.task)
 
-    async def _drain(self) -> None:
-        try:
-            async with asyncio.timeout(_WRITE_TIMEOUT_S):
-                await self.flow.drain()
-        except TimeoutError:
-            self.transport.abort()  # a client that doesn't read
-
     def _wait_for_client(self, patience_s: float) -> None:
         self._since, self._patience_s = self.loop.time(), patience_s
 
     def _look(self) -> None:
         """Every few seconds: has the client kept us waiting for too long? One timer a connection is cheap."""
-        if self._patience_s and self.loop.time() - self._since > self._patience_s:
+        now = self.loop.time()
+        if self._patience_s and now - self._since > self._patience_s:
             self.transport.close()
-        if not self.transport.is_closing():
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if not unsent_bytes or unsent_bytes != self._unsent_bytes:
+            self._unsent_bytes, self._taken = unsent_bytes, now
+        elif now - self._taken > WRITE_TIMEOUT_S:
+            self.transport.abort()  # to close it would be to wait until the client has read all
+        if self in self.connections:
             self._watch = self.loop.call_later(_WATCH_S, self._look)
 
 

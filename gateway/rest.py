@@ -18,8 +18,8 @@ from gateway.call import Ask
 from gateway.catalog import Served
 from gateway.dataplane import DataPlane
 from gateway.error import GatewayError, UnknownModel
-from gateway.generate import events, generate, stream
-from gateway.hot import EXTENSIONS, Reply, error_reply
+from gateway.generate import events, first_of, generate, stream
+from gateway.hot import EXTENSIONS, Reply, error_reply, unless_gone
 from gateway.log import request_id
 from gateway.route_file import describe
 from gateway.schema import feedback_schema
@@ -143,14 +143,17 @@ def v2_routes(plane: DataPlane) -> APIRouter:
     async def server() -> Response:
         return reply({"name": SERVER_NAME, "version": server_version(), "extensions": EXTENSIONS})
 
+    @router.get("/models/stats", summary="Triton's statistics of all models")  # before the name, which fits it too
+    async def all_statistics() -> Response:
+        return reply(_document(await plane.upstream.model_statistics("", "", plane.settings.request_timeout_s)))
+
     @router.get("/models/{name}", summary="Model metadata")
     @router.get("/models/{name}/versions/{version}", summary="Version metadata")
     async def metadata(request: Request) -> Response:
         served = _served(plane, request)
         versions = plane.catalog.models()[served.name]
         if served.contract is not None:
-            contract = served.contract
-            return reply(write_metadata(served.name, versions, SERVER_NAME, contract.inputs, contract.outputs))
+            return reply(write_metadata(served.contract, versions))
         said = await plane.upstream.model_metadata(served.name, served.version, plane.settings.request_timeout_s)
         tensors = {
             side: [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in getattr(said, side)]
@@ -165,12 +168,10 @@ def v2_routes(plane: DataPlane) -> APIRouter:
         said = await plane.upstream.model_config(served.name, served.version, plane.settings.request_timeout_s)
         return reply(_document(said.config))
 
-    @router.get("/models/stats", summary="Triton's statistics of all models")
     @router.get("/models/{name}/stats", summary="Triton's statistics of the model")
     @router.get("/models/{name}/versions/{version}/stats", include_in_schema=False)
     async def statistics(request: Request) -> Response:
-        served = _served(plane, request) if "name" in request.path_params else None
-        name, version = (served.name, request.path_params.get("version") or "") if served else ("", "")
+        name, version = _served(plane, request).name, request.path_params.get("version") or ""
         said = await plane.upstream.model_statistics(name, version, plane.settings.request_timeout_s)
         return reply(_document(said))
 
@@ -191,13 +192,16 @@ def generate_routes(plane: DataPlane) -> APIRouter:
     @router.post("/models/{name}/generate", summary="Ask for one answer")
     @router.post("/models/{name}/versions/{version}/generate", include_in_schema=False)
     async def once(request: Request) -> Response:
-        return reply(await generate(plane, _ask(request), await _read_json(plane, request)))
+        body = _body(request)
+        document = await _read_json(plane, body)
+        return reply(await unless_gone(generate(plane, _ask(request), document), body))
 
     @router.post("/models/{name}/generate_stream", summary="Ask for answers as server-sent events")
     @router.post("/models/{name}/versions/{version}/generate_stream", include_in_schema=False)
     async def streamed(request: Request) -> Response:
-        answers = stream(plane, _ask(request), await _read_json(plane, request))
-        first = await anext(answers, None)  # what goes wrong before the first answer still has a status of its own
+        body = _body(request)
+        answers = stream(plane, _ask(request), await _read_json(plane, body))
+        first = await unless_gone(first_of(answers), body)
         return StreamingResponse(events(answers, first), media_type="text/event-stream")
 
     return router
@@ -211,10 +215,7 @@ def control_routes(plane: DataPlane) -> APIRouter:
 
     @router.post("/feedback", tags=["feedback"], summary="Tell true labels", openapi_extra={"requestBody": body})
     async def feedback(request: Request) -> Response:
-        body = Body(request.receive, dict(request.scope["headers"]), _JSON_LIMIT_BYTES)
-        return reply(
-            plane.feedback.give(read_json(await body.read(time.monotonic() + plane.settings.request_timeout_s)))
-        )
+        return reply(plane.feedback.give(await _read_json(plane, _body(request))))
 
     @router.get("/routes", tags=["routes"], summary="The routes in force, and how their shadows agree")
     async def routes() -> Response:
@@ -286,8 +287,11 @@ def _served(plane: DataPlane, request: Request) -> Served:
     return plane.routing.find(_ask(request))[0]
 
 
-async def _read_json(plane: DataPlane, request: Request) -> dict[str, Any]:
-    body = Body(request.receive, dict(request.scope["headers"]), _JSON_LIMIT_BYTES)
+def _body(request: Request) -> Body:
+    return Body(request.receive, dict(request.scope["headers"]), _JSON_LIMIT_BYTES)
+
+
+async def _read_json(plane: DataPlane, body: Body) -> dict[str, Any]:
     return read_json(await body.read(time.monotonic() + plane.settings.request_timeout_s))
 
 

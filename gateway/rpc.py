@@ -23,7 +23,7 @@ from gateway.log import request_id
 from gateway.message import read_message, write_message
 from gateway.outcome import message_of, outcome_of
 from gateway.stream import answer_stream
-from gateway.v2 import SERVER_NAME, server_version
+from gateway.v2 import SERVER_NAME, server_version, write_metadata
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +73,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
                 return await self._plane.upstream.model_metadata(served.name, served.version, self._timeout_s(context))
         except Exception as exc:
             return await _abort(context, exc)
-        answer = pb.ModelMetadataResponse(name=served.name, versions=versions, platform=SERVER_NAME)
-        for side, specs in ((answer.inputs, served.contract.inputs), (answer.outputs, served.contract.outputs)):
-            for spec in specs:
-                side.add(name=spec.name, datatype=spec.datatype, shape=(-1, *spec.shape))
-        return answer
+        return pb.ModelMetadataResponse(**write_metadata(served.contract, versions))
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:
         """Triton's configuration of a model."""
@@ -157,7 +153,12 @@ for _name in _REFUSED:
 def grpc_server(plane: DataPlane) -> GrpcServer:
     """A server for the plane, not started."""
     # Somewhat more than our own limit, so that it is us who refuse and count; beyond it the transport does.
-    server = GrpcServer(max_message_bytes=2 * plane.settings.max_body_bytes)
+    settings = plane.settings
+    server = GrpcServer(
+        max_message_bytes=2 * settings.max_body_bytes,
+        max_connections=settings.max_connections,
+        arrival_timeout_s=settings.request_timeout_s,
+    )
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(plane), server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(plane), server)
     names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from contract.schema import TensorSpec
+from contract.schema import Contract, TensorSpec
 from contract.tensor import Tensors, datatype_of, from_raw, from_values, to_raw
 from gateway.binary import Tail, split
 from gateway.body import read_json
@@ -198,18 +198,19 @@ def server_version() -> str:
     return version(SERVER_NAME)
 
 
-def write_metadata(name: str, versions: Iterable[str], platform: str, inputs: Any, outputs: Any) -> dict[str, Any]:
-    """Model metadata from the specs of a contract; the batch axis is shown as -1."""
+def write_metadata(contract: Contract, versions: Iterable[str]) -> dict[str, Any]:
+    """Model metadata from a contract: shapes as they travel, the batch axis, where there is one, as -1."""
+    batch = () if contract.batch_axis is None else (-1,)
 
     def describe(spec: TensorSpec) -> dict[str, Any]:
-        return {"name": spec.name, "datatype": spec.datatype, "shape": [-1, *spec.shape]}
+        return {"name": spec.name, "datatype": spec.datatype, "shape": [*batch, *spec.wire_shape]}
 
     return {
-        "name": name,
+        "name": contract.name,
         "versions": list(versions),
-        "platform": platform,
-        "inputs": [describe(spec) for spec in inputs],
-        "outputs": [describe(spec) for spec in outputs],
+        "platform": SERVER_NAME,
+        "inputs": [describe(spec) for spec in contract.inputs],
+        "outputs": [describe(spec) for spec in contract.outputs],
     }
 
 

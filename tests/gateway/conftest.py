@@ -82,7 +82,8 @@ class LocalUpstream:
         return pb.ModelConfigResponse()
 
     async def model_statistics(self, name: str, version: str, timeout_s: float) -> Any:
-        raise NotImplementedError
+        asked = [e for e in await self.index(timeout_s) if name in ("", e.name) and version in ("", e.version)]
+        return pb.ModelStatisticsResponse(model_stats=[{"name": e.name, "version": e.version} for e in asked])
 
     async def close(self) -> None:
         pass

@@ -75,7 +75,9 @@ async def test_what_is_too_late_while_it_queues_is_never_sent(serve: Serve) -> N
         assert (await first).status_code == 200
         await until(lambda: not gateway.plane.inflight)
         assert len(gateway.upstream.calls) == 1
-        assert gateway.metric("gateway_shed_total", model="tiny", reason="deadline") == 1  # gRPC gave its call up itself
+        assert (
+            gateway.metric("gateway_shed_total", model="tiny", reason="deadline") == 1
+        )  # gRPC gave its call up itself
 
 
 async def more_calls(gateway: Any) -> None:

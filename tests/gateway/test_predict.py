@@ -318,15 +318,15 @@ async def test_the_facts_of_a_version_are_there_for_as_long_as_it_is_served(
     serve: Serve, tiny_repository: Repository, make_version: Any
 ) -> None:
     async with serve() as gateway:
-        slo = Slo(latency_threshold_ms=37, latency_objective=0.9, availability_objective=0.99)
+        slo = Slo(latency_threshold_ms=3_700, latency_objective=0.9, availability_objective=0.99)
         make_version(tiny_repository.root, "tiny", 2, slo=slo)
         await gateway.plane.catalog.refresh()
         version = {"model": "tiny", "version": "2"}
-        assert gateway.metric("model_slo_latency_threshold_seconds", **version) == 0.037
+        assert gateway.metric("model_slo_latency_threshold_seconds", **version) == 3.7
         assert gateway.metric("model_created_timestamp_seconds", **version) == 1767225600
         assert gateway.metric("model_evaluation_accuracy_ratio", **version) == 1
         await gateway.client.post(PREDICT, files={"image": png(1)})
-        assert gateway.metric("gateway_request_duration_seconds_bucket", le="0.037", protocol="predict", **version) == 1
+        assert gateway.metric("gateway_request_duration_seconds_bucket", le="3.7", protocol="predict", **version) == 1
         tiny_repository.version_dir("tiny", 2).rename(tiny_repository.root / "gone")
         await gateway.plane.catalog.refresh()
         assert gateway.metric("model_info", **version) == 0

@@ -3,22 +3,34 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import uvicorn
+from starlette.responses import StreamingResponse
 
 from gateway import protocol
 from gateway.hot import Exchange, HotEndpoints, Reply
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+SMALL_BUFFER_BYTES = 64 * 1024  # the kernel's own would take megabytes for a client that doesn't read
+LARGE = bytes(4 * 1024 * 1024)
 
 
 async def answer_slowly(scope: Any, receive: Any, send: Any) -> None:
     await asyncio.sleep(0.01)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def answer_without_end(scope: Any, receive: Any, send: Any) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(1000)
+            await asyncio.sleep(0)
+
+    await StreamingResponse(parts())(scope, receive, send)
 
 
 class Endpoints(HotEndpoints):
@@ -42,14 +54,24 @@ class Endpoints(HotEndpoints):
         return Reply(exchange.body or b"")
 
 
+class LargeAnswers(Endpoints):
+    """The same, but it answers with more than it was sent."""
+
+    async def answer(self, exchange: Exchange) -> Reply:
+        return Reply(LARGE)
+
+
 @asynccontextmanager
-async def serving(endpoints: Endpoints | None = None) -> AsyncIterator[int]:
+async def serving(
+    endpoints: Endpoints | None = None, app: Any = answer_slowly, max_connections: int = 100
+) -> AsyncIterator[int]:
     listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER_BYTES)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        answer_slowly,
+        app,
         loop="none",
-        http=protocol.protocol_of(endpoints or Endpoints(), 100),
+        http=protocol.protocol_of(endpoints or Endpoints(), max_connections),
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -200,4 +222,54 @@ async def test_no_more_than_so_many_headers_are_kept(monkeypatch: pytest.MonkeyP
             writer.write(hot(b"abc", b"X-Request-Id: %d" % number))
             await reader.readuntil(b"abc")
             assert 1 <= len(made[0].heads) <= 3
+        writer.close()
+
+
+async def connect_with_small_buffer(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+    return await asyncio.open_connection(sock=client)
+
+
+UNREAD = {
+    "a stream": ASK,
+    "a hot answer": hot(b"x"),
+    "a hot answer that is the last": hot(b"x", b"Connection: close"),
+    "a hot answer and others behind it": hot(b"x") + ASK + hot(b"y"),
+}
+
+
+@pytest.mark.parametrize("case", UNREAD)
+async def test_a_client_that_does_not_read_makes_room_for_others(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(protocol, "_WATCH_S", 0.05)
+    async with serving(LargeAnswers(), answer_without_end, max_connections=1) as port:
+        _, deaf = await connect_with_small_buffer(port)
+        deaf.write(UNREAD[case])
+        answer = b""
+        async with asyncio.timeout(4):  # before a connection that nothing is asked on is closed
+            while not answer.startswith(b"HTTP/1.1 200"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                with suppress(ConnectionError):
+                    writer.write(ASK)
+                    answer = await reader.read(12)
+                writer.close()
+        deaf.close()
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "WRITE_TIMEOUT_S", 1)
+    monkeypatch.setattr(protocol, "_WATCH_S", 0.05)
+    async with serving(LargeAnswers()) as port:
+        reader, writer = await connect_with_small_buffer(port)
+        writer.write(hot(b"x"))
+        await reader.readuntil(b"\r\n\r\n")
+        num_bytes, until = 0, asyncio.get_running_loop().time() + 2.5
+        while asyncio.get_running_loop().time() < until:
+            num_bytes += len(await reader.read(8 * 1024))
+            await asyncio.sleep(0.01)
+        assert num_bytes < len(LARGE)
+        await reader.readexactly(len(LARGE) - num_bytes)
         writer.close()

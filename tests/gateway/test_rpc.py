@@ -12,6 +12,8 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
+from contract import Repository
+from contract.schema import AxisRange, TensorSpec
 from gateway.process import bound_socket
 
 Serve = Callable[..., Any]
@@ -59,6 +61,26 @@ async def test_health_and_metadata(serve: Serve, grpc_client: Any) -> None:
         await gateway.plane.catalog.refresh()
         assert not await client.is_server_ready()
         assert not await client.is_model_ready("tiny")
+
+
+async def test_metadata_shows_shapes_as_they_travel_as_http_does(
+    serve: Serve, tiny_repository: Repository, make_version: Any, grpc_client: Any
+) -> None:
+    shapes_of_samples = {"logits": (3,), "sequence": (-1, 2), "score": ()}
+    outputs = [TensorSpec(name=name, datatype="FP32", shape=shape) for name, shape in shapes_of_samples.items()]
+    make_version(tiny_repository.root, "batched", outputs=outputs)
+    make_version(tiny_repository.root, "alone", outputs=outputs, batched=False, batch=AxisRange(min=1, opt=1, max=1))
+    expected = {
+        "batched": {"image": [-1, 8, 8, 1], "logits": [-1, 3], "sequence": [-1, -1, 2], "score": [-1, 1]},
+        "alone": {"image": [8, 8, 1], "logits": [3], "sequence": [-1, 2], "score": [1]},
+    }
+    async with serve() as gateway, grpc_client(gateway) as client:
+        for name, shapes in expected.items():
+            over_http = (await gateway.client.get(f"/v2/models/{name}")).json()
+            assert {tensor["name"]: tensor["shape"] for tensor in over_http["inputs"] + over_http["outputs"]} == shapes
+            over_grpc = await client.get_model_metadata(name)
+            assert {tensor.name: list(tensor.shape) for tensor in (*over_grpc.inputs, *over_grpc.outputs)} == shapes
+            assert (over_grpc.name, over_grpc.platform, list(over_grpc.versions)) == (name, "tidegate", ["1"])
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from starlette.routing import Match, Route
 
 from contract import Repository
+from gateway.rest import control_routes, generate_routes, health_routes, predict_routes, v2_routes
+from tests.gateway.listening import listening
 
 INFER = "/v2/models/tiny/infer"
 Serve = Callable[..., Any]
@@ -112,6 +116,39 @@ async def test_metadata_and_health(serve: Serve) -> None:
         metadata = (await get("/v2/models/tiny/versions/1")).json()
         assert metadata["versions"] == ["1"]
         assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 8, 8, 1]}]
+
+
+async def test_statistics_of_one_model_and_of_all(serve: Serve, tiny_repository: Repository, make_version: Any) -> None:
+    triton = pytest.importorskip("tritonclient.http.aio", exc_type=ImportError)
+    make_version(tiny_repository.root, version=2)
+    make_version(tiny_repository.root, "stats")
+    async with (
+        serve() as gateway,
+        listening(gateway) as port,
+        triton.InferenceServerClient(f"127.0.0.1:{port}") as client,
+    ):
+
+        async def named(*asked: str) -> list[tuple[str, str]]:
+            said = await client.get_inference_statistics(*asked)
+            return [(one["name"], one["version"]) for one in said["model_stats"]]
+
+        assert await named() == [("stats", "1"), ("tiny", "1"), ("tiny", "2")]
+        assert await named("tiny") == [("tiny", "1"), ("tiny", "2")]
+        assert await named("tiny", "2") == [("tiny", "2")]
+        assert await named("stats") == [("stats", "1")]
+        assert (await client.get_model_metadata("stats", "1"))["name"] == "stats"
+
+
+async def test_no_path_is_taken_by_one_before_it(serve: Serve) -> None:
+    async with serve() as gateway:
+        routers = (health_routes, predict_routes, v2_routes, generate_routes, control_routes)
+        routes = [route for router in routers for route in router(gateway.plane).routes]
+        for route in routes:
+            assert isinstance(route, Route)
+            for method in route.methods or ():
+                scope = {"type": "http", "method": method, "path": re.sub("{.*?}", "x", route.path), "headers": []}
+                first = next(one for one in routes if one.matches(scope)[0] is Match.FULL)
+                assert first is route, route.path
 
 
 @pytest.mark.parametrize(

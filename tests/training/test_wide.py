@@ -49,8 +49,9 @@ def test_what_words_add_is_linear_in_how_often_each_stands_there() -> None:
     network = wide()
     nn.init.normal_(network.word.weight)
     counts = torch.stack([torch.bincount(text, minlength=NUM_TOKENS) for text in TEXTS])[:, FIRST:]
-    expected = 3.0 * counts.float() @ network.word.weight[FIRST:]
-    expected[1] *= 6 / 5  # five words of six: one is masked, and the others count for it
+    mean = counts.float() @ network.word.weight[FIRST:] / counts.sum(dim=1, keepdim=True)
+    num_words = torch.tensor([[3.0], [6.0]])  # of the second's one is masked
+    expected = 3.0 * num_words.sqrt() * mean
     torch.testing.assert_close(network(TEXTS) - plain(network), expected)
 
 

@@ -112,10 +112,11 @@ class TextClassifier(nn.Module):
 
 
 class WideTextClassifier(TextClassifier):
-    """A text classifier, and beside it a score of each token for each class, summed over the text times `word_scale`.
+    """A text classifier, and beside it a score of each token for each class.
 
-    The sum alone is logistic regression on the words, which few texts suffice for. The first `num_special` tokens are
-    no words; where some were masked (`mask`), the others count for them, as what dropout leaves does.
+    What the words add is the mean of their scores times the root of their number and `word_scale`: logistic regression
+    on counts of words, normalised to a length of about 1, which few texts suffice for. The first `num_special` tokens
+    are no words; those that were masked (`mask`) are words of which nothing is known.
     Wide and deep: Cheng et al. 2016, arXiv 1606.07792.
     """
 
@@ -130,11 +131,11 @@ class WideTextClassifier(TextClassifier):
     def forward(self, ids_NL: Tensor) -> Tensor:
         """Token ids `[N, L]` to logits `[N, K]`."""
         ids_NL = self.encoder.known(ids_NL)
-        is_word_NL = ids_NL >= self.num_special
-        num_words_N1 = is_word_NL.sum(dim=1, keepdim=True).clamp(min=1)
-        for_each_N1 = 1 + (ids_NL == self.mask).sum(dim=1, keepdim=True) / num_words_N1
-        scores_NK = for_each_N1 * (self.word(ids_NL) * is_word_NL[..., None]).sum(dim=1)
-        logits_NK: Tensor = super().forward(ids_NL) + self.word_scale * scores_NK
+        known_NL = ids_NL >= self.num_special
+        num_known_N1 = known_NL.sum(dim=1, keepdim=True)
+        num_N1 = num_known_N1 + (ids_NL == self.mask).sum(dim=1, keepdim=True)
+        mean_NK = (self.word(ids_NL) * known_NL[..., None]).sum(dim=1) / num_known_N1.clamp(min=1)
+        logits_NK: Tensor = super().forward(ids_NL) + self.word_scale * num_N1.float().sqrt() * mean_NK
         return logits_NK
 
 

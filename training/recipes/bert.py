@@ -28,7 +28,10 @@ FORGOTTEN_RATIO = 0.3
 AVERAGE = 0.998
 # AdamW moves a weight by about its rate a step, and most words are in few batches: a word must be heard all the same,
 # at a rate that is small for the encoder's sake, which otherwise knows the texts by heart before the words are learned.
-WORD_SCALE = 60.0
+WORD_SCALE = 250.0
+# A thousandth of each weight a step, for eight epochs. Chosen by 1,500 sentences of the training split, left out of it,
+# and the 600 to watch: 79.3 in a hundred came out right, 79.1 with a decay of 0.01, 78.6 with that and five epochs.
+WIDE_DECAY, WIDE_EPOCHS = 10.0, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,13 +93,13 @@ SPAM = Task(
 )
 SENTIMENT = Task(
     name="sentiment-bert",
-    description="Says whether a sentence about a film likes it.",
+    description="Says whether a sentence about a film likes it, by an encoder and a score of each word beside it.",
     data="film sentences, Hutto & Gilbert 2014",
     splits=sentiment.splits,
     labels=sentiment.LABELS,
     num_tokens=10_000,  # words rather than pieces: a sentence of twenty is liked for two of them
     max_length=48,
-    # The sign of a rating close to 0 is noise. Logistic regression gains by it too: 0.804 on the same shares.
+    # The sign of a rating close to 0 is noise. Logistic regression gains by it too, so the table has it both ways.
     graded=True,
     wide=True,
 )
@@ -124,7 +127,8 @@ def pretraining(task: Task, config: TrainConfig, at_least: float, quick_config: 
         config=config,
         gates=(Gate(metric="found_tokens", at_least=at_least),),
         quick_config=quick_config,
-        quick_gates=(Gate(metric="found_tokens", at_least=0.01),),
+        # That some tokens are frequent: the most frequent one is 0.04 of all, and any one 0.0002.
+        quick_gates=(Gate(metric="found_tokens", at_least=0.03),),
         baselines={"most frequent token": most_frequent},
     )
 
@@ -163,7 +167,12 @@ def fine_tuning(
 
 
 def config(
-    epochs: int, peak_learning_rate: float, num_train: int | None = None, *, average: float = 0.0
+    epochs: int,
+    peak_learning_rate: float,
+    num_train: int | None = None,
+    *,
+    average: float = 0.0,
+    weight_decay: float = 0.01,
 ) -> TrainConfig:
     """AdamW as in the paper, but a larger rate, as the network is a hundred times smaller and so are the batches."""
     return TrainConfig(
@@ -173,7 +182,7 @@ def config(
         peak_learning_rate=peak_learning_rate,
         schedule="linear",
         warmup_ratio=0.1,
-        weight_decay=0.01,
+        weight_decay=weight_decay,
         clip_norm=1.0,
         num_train=num_train,
         average=average,
@@ -184,7 +193,12 @@ SPAM_PRETRAINING = pretraining(SPAM, config(4, 2e-3), 0.09, config(1, 2e-3, 512)
 SPAM_BERT = fine_tuning(SPAM, SPAM_PRETRAINING, config(5, 1e-3, average=AVERAGE), 0.96, config(2, 1e-3, 1_024), 0.80)
 SENTIMENT_PRETRAINING = pretraining(SENTIMENT, config(6, 1e-3), 0.10, config(1, 2e-3, 1_024))
 SENTIMENT_BERT = fine_tuning(
-    SENTIMENT, SENTIMENT_PRETRAINING, config(5, 1e-4, average=AVERAGE), 0.75, config(2, 1e-4, 2_048), 0.56
+    SENTIMENT,
+    SENTIMENT_PRETRAINING,
+    config(WIDE_EPOCHS, 1e-4, average=AVERAGE, weight_decay=WIDE_DECAY),
+    0.76,
+    config(2, 1e-4, 2_048),
+    0.56,
 )
 
 RECIPES = (SPAM_PRETRAINING, SPAM_BERT, SENTIMENT_PRETRAINING, SENTIMENT_BERT)
