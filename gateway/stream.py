@@ -33,7 +33,10 @@ _END = object()
 async def answer_stream(
     plane: DataPlane, requests: AsyncIterator[Any], ask_of: Callable[[Any], Ask]
 ) -> AsyncIterator[Any]:
-    """Yield `ModelStreamInferResponse`s to `ModelInferRequest`s: an error ends its request, and not the stream."""
+    """Yield `ModelStreamInferResponse`s to `ModelInferRequest`s: an error ends its request, and not the stream.
+
+    A request that can't be read ends the stream, once those before it are answered: raises what `requests` raises.
+    """
     answers: asyncio.Queue[Any] = asyncio.Queue(MAX_ANSWERS)
     room = asyncio.Semaphore(MAX_PENDING)
 
@@ -49,16 +52,22 @@ async def answer_stream(
             room.release()
 
     async def read() -> None:
+        end: object = _END
         async with asyncio.TaskGroup() as group:
-            async for request in requests:
-                await room.acquire()
-                group.create_task(answer(request))
-        await answers.put(_END)
+            try:
+                async for request in requests:
+                    await room.acquire()
+                    group.create_task(answer(request))
+            except Exception as exc:
+                end = exc
+        await answers.put(end)
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(lambda task: None if task.cancelled() else task.exception())
     try:
         while (response := await answers.get()) is not _END:
+            if isinstance(response, Exception):
+                raise response
             yield response
     finally:
         reader.cancel()

@@ -49,6 +49,7 @@ class ServerCall(Stream):
     """A call. Its public methods that no other class of ours uses are those of `grpc.aio.ServicerContext`."""
 
     __slots__ = (
+        "_arrival",
         "_begun",
         "_cancelled",
         "_code",
@@ -76,6 +77,7 @@ class ServerCall(Stream):
         self._trailing: Metadata = ()
         self._begun = self._cancelled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._arrival: asyncio.TimerHandle | None = None
         self._deadline: float | None = None
         if head.timeout_s is not None:
             self._deadline = conn.loop.time() + head.timeout_s
@@ -153,7 +155,9 @@ class ServerCall(Stream):
 
     def message_received(self, message: Message) -> None:
         """Keep a message; of a unary request there may be but one."""
-        if not self._method.takes_stream and self._messages:
+        if self._method.takes_stream:
+            self._arrived()
+        elif self._messages:
             raise MessageError("expected one message, got more")
         self._messages.append(message)
         self._wake_reader()
@@ -185,11 +189,23 @@ class ServerCall(Stream):
         """Whether the handler can do nothing before the message that comes in is whole."""
         return not self._messages and (self._next is not None or not self._method.takes_stream)
 
+    def rest_awaited(self) -> None:
+        """The message of a stream is to come whole in time: it may be as long as a unary one, and holds as much."""
+        if self._method.takes_stream:
+            self.expect()
+
+    def expect(self) -> None:
+        """Wait for the rest of a message, or of a unary request, but not for ever."""
+        if self._arrival is None and not self.closed:
+            timeout_s = self.conn.arrival_timeout_s
+            self._arrival = self.conn.loop.call_later(timeout_s, self._give_up_arrival)
+
     def close(self) -> bool:
         """Forget the stream; False when it was closed already."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._arrived()
         return super().close()
 
     def shut_down(self) -> None:
@@ -199,6 +215,7 @@ class ServerCall(Stream):
     # The handler.
 
     def _start(self) -> None:
+        self._arrived()
         self._task = self.conn.loop.create_task(self._run())
         self.conn.tasks.add(self._task)
 
@@ -306,6 +323,15 @@ class ServerCall(Stream):
 
     def _expire(self) -> None:
         self._give_up(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+
+    def _arrived(self) -> None:
+        if self._arrival is not None:
+            self._arrival.cancel()
+            self._arrival = None
+
+    def _give_up_arrival(self) -> None:
+        details = f"expected the whole request within {self.conn.arrival_timeout_s:g} s, got a part of it"
+        self._give_up(grpc.StatusCode.DEADLINE_EXCEEDED, details)
 
     def _give_up(self, code: grpc.StatusCode, details: str) -> None:
         self._finish(code, details)

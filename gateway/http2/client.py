@@ -16,7 +16,14 @@ from gateway.http2.header import HeaderMemory, literal
 from gateway.http2.message import PREFIX
 from gateway.http2.metadata import encode_metadata, encode_timeout
 from gateway.http2.poll import BusyPoll
-from gateway.http2.request import CallError, ClientCall, ResponseHead, read_response
+from gateway.http2.request import (
+    MAX_HEADER_BYTES,
+    CallError,
+    ClientCall,
+    ResponseHead,
+    read_response,
+    read_response_front,
+)
 from gateway.http2.stream import Credit, WriteStalled
 
 __all__ = ["CallError", "GrpcChannel"]
@@ -24,6 +31,7 @@ __all__ = ["CallError", "GrpcChannel"]
 log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 4096  # calls that wait because the server takes no more at once
+MAX_BLOCK_BYTES: Final = 64 * 1024 * 1024  # of headers: servers put all they have to say of an error into them
 CONNECT_TIMEOUT_S: Final = 5.0
 MIN_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 1.0
@@ -43,7 +51,7 @@ class GrpcChannel:
         self._busy_poll = BusyPoll(busy_poll_s)
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._authority = literal(b":authority", authority.encode())
-        self._memory = HeaderMemory(read_response)
+        self._memory = HeaderMemory(read_response, read_response_front, max_bytes=MAX_HEADER_BYTES)
         self._paths: dict[str | bytes, bytes] = {}
         self._current: ClientConnection | None = None
         self._connections: set[ClientConnection] = set()  # with those that end once their calls have
@@ -224,10 +232,15 @@ class ClientConnection(Connection[ResponseHead]):
 
     def __init__(self, channel: GrpcChannel, memory: HeaderMemory[ResponseHead]) -> None:
         super().__init__(
-            memory, preface=b"", window=f.MAX_WINDOW, max_message_bytes=f.MAX_WINDOW - PREFIX.size, credit=Credit()
+            memory,
+            preface=b"",
+            window=f.MAX_WINDOW,
+            max_block_bytes=MAX_BLOCK_BYTES,
+            max_message_bytes=f.MAX_WINDOW - PREFIX.size,
+            credit=Credit(),
         )
         self._channel = channel
-        self._leaving = False
+        self._leaving = ""  # why it takes no more calls
         self.ready: asyncio.Future[None] = self.loop.create_future()
 
     @property
@@ -259,38 +272,44 @@ class ClientConnection(Connection[ResponseHead]):
         elif self.is_idle(stream_id):
             raise f.Violation(ErrorCode.PROTOCOL_ERROR, "HEADERS on a stream that was never opened")
 
-    def goaway_received(self, last_id: int) -> None:
+    def goaway_received(self, last_id: int, why: str) -> None:
         """The server takes no calls after this one: those that are may be made elsewhere."""
-        self._leaving = True
-        self._channel.abandoned(self, "the server is going away")
+        self._leaving = reason = f"the server is going away: {why}" if why else "the server is going away"
+        self._channel.abandoned(self, reason)
         for call in [*self.streams.values()]:
             if call.id > last_id and call.close():
-                call.connection_lost("the server is going away", unsent=True)
+                call.connection_lost(reason, unsent=True)
         self._end_when_idle()
 
-    def end(self, reason: str) -> None:
-        """Close the connection, and end every call."""
-        if self.streams and not self.dead:
+    def end(self, reason: str, *, asked: bool = False) -> None:
+        """Close the connection, and end every call; unless we `asked` for it, the log says why."""
+        if self.dead:
+            return
+        if self._leaving and self._leaving != reason:
+            reason = f"{self._leaving}; {reason}"
+        if self.streams:
             log.warning("a connection to %s ended with %d calls in hand: %s", self._channel, len(self.streams), reason)
+        elif not asked:
+            log.info("a connection to %s ended: %s", self._channel, reason)
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(reason))
             self.ready.exception()  # nobody may wait for it
-        self._leaving = True
+        self._leaving = reason
         super().end(reason)
         self._channel.abandoned(self, reason)
 
     def leave(self) -> None:
         """Close the connection because we don't want it any more."""
         self.write(f.goaway(0, ErrorCode.NO_ERROR))
-        self.end("the channel is closed")
+        self.end("the channel is closed", asked=True)
 
     def open(self, timeout_s: float) -> ClientCall:
         """Begin a call."""
         self.last_id += 2 if self.last_id else 1
         call = self.streams[self.last_id] = ClientCall(self, self.last_id, timeout_s)
         if self.last_id >= f.MAX_STREAM_ID:
-            self._leaving = True
-            self._channel.abandoned(self, "the connection's numbers are used up")
+            self._leaving = "the connection's numbers are used up"
+            self._channel.abandoned(self, self._leaving)
         return call
 
     def forget(self, stream_id: int) -> None:
@@ -313,4 +332,4 @@ class ClientConnection(Connection[ResponseHead]):
 
     def _end_when_idle(self) -> None:
         if not self.streams:
-            self.end("the server is going away")
+            self.end(self._leaving)

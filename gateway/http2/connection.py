@@ -11,9 +11,9 @@ from typing import Any, Final, Generic
 
 from gateway.http2 import frame as f
 from gateway.http2.frame import HEAD, U32, ErrorCode, Violation
-from gateway.http2.header import EMPTY_TABLE, MAX_HEADER_BYTES, Head, HeaderMemory, HeaderReader
+from gateway.http2.header import EMPTY_TABLE, Head, HeaderMemory, HeaderReader
 from gateway.http2.message import PREFIX
-from gateway.http2.reader import MAX_DATA_FRAME_BYTES, FrameReader, real
+from gateway.http2.reader import MAX_FRAME_BYTES, FrameReader, real
 from gateway.http2.stream import Credit, Stream
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class Connection(FrameReader, Generic[Head]):
     """One connection. The server's and the client's own halves extend it.
 
     `window`: what the peer may send on a stream without asking. `credit`: what it may get on top of that.
+    `max_block_bytes`: of a header block; what of it is longer than `memory` takes fails its stream only.
     """
 
     __slots__ = (
@@ -66,11 +67,12 @@ class Connection(FrameReader, Generic[Head]):
         *,
         preface: bytes,
         window: int,
+        max_block_bytes: int,
         max_message_bytes: int,
         credit: Credit,
         write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
-        super().__init__(preface)
+        super().__init__(preface, max_header_bytes=memory.max_bytes, max_block_bytes=max_block_bytes)
         self.loop = asyncio.get_running_loop()
         self.window = window
         self.max_message_bytes = max_message_bytes
@@ -102,8 +104,8 @@ class Connection(FrameReader, Generic[Head]):
     def ping_answered(self, payload: bytes) -> None:
         """The peer has answered a ping."""
 
-    def goaway_received(self, last_id: int) -> None:
-        """The peer takes no streams after this one."""
+    def goaway_received(self, last_id: int, why: str) -> None:
+        """The peer takes no streams after this one; it needn't say why."""
 
     def forget(self, stream_id: int) -> None:
         """A stream is closed."""
@@ -122,8 +124,8 @@ class Connection(FrameReader, Generic[Head]):
         ours = {
             f.HEADER_TABLE_SIZE: 0,
             f.INITIAL_WINDOW_SIZE: self.window,
-            f.MAX_FRAME_SIZE: MAX_DATA_FRAME_BYTES,
-            f.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
+            f.MAX_FRAME_SIZE: MAX_FRAME_BYTES,
+            f.MAX_HEADER_LIST_SIZE: self.max_header_bytes,
         }
         self.write(preface + f.settings(ours | settings) + f.window_update(0, f.MAX_WINDOW - f.DEFAULT_WINDOW))
 
@@ -253,7 +255,7 @@ class Connection(FrameReader, Generic[Head]):
 
     def data_announced(self, stream_id: int, size: int, *, ends: bool) -> Stream | None:
         """Count a DATA frame against the windows; returns its stream when that still wants it."""
-        if size > MAX_DATA_FRAME_BYTES:
+        if size > MAX_FRAME_BYTES:
             raise Violation(ErrorCode.FRAME_SIZE_ERROR, f"DATA of {size} bytes")
         self._recv_window -= size
         if self._recv_window < _LOW_WINDOW:
@@ -289,9 +291,9 @@ class Connection(FrameReader, Generic[Head]):
             case f.PING:
                 self._ping(flags, stream_id, payload)
             case f.GOAWAY:
-                if stream_id or len(payload) < 2 * U32.size:
-                    raise Violation(ErrorCode.PROTOCOL_ERROR, "GOAWAY that isn't one")
-                self.goaway_received(U32.unpack_from(payload)[0] & f.MAX_STREAM_ID)
+                if stream_id:
+                    raise Violation(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
+                self.goaway_received(*f.read_goaway(payload))
             case f.PUSH_PROMISE:
                 raise Violation(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which nobody may send here")
             case f.PRIORITY if len(payload) != 5 or not stream_id:

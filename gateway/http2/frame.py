@@ -43,6 +43,7 @@ MAX_HEADER_LIST_SIZE: Final = 6
 U32: Final = struct.Struct(">I")
 _SETTING = struct.Struct(">HI")
 _GOAWAY = struct.Struct(">II")
+_MAX_FAREWELL = 200  # bytes; it is the peer's text, and goes into our log
 
 
 class ErrorCode(IntEnum):
@@ -62,6 +63,9 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 11
     INADEQUATE_SECURITY = 12
     HTTP_1_1_REQUIRED = 13
+
+
+_NAMES = {code.value: code.name for code in ErrorCode}
 
 
 class Violation(Exception):
@@ -97,6 +101,16 @@ def window_update(stream_id: int, increment: int) -> bytes:
 def rst_stream(stream_id: int, code: ErrorCode) -> bytes:
     """A RST_STREAM frame."""
     return frame(RST_STREAM, 0, stream_id, U32.pack(code))
+
+
+def read_goaway(payload: bytes) -> tuple[int, str]:
+    """The last stream that counts, and why the peer goes as far as it says; raises Violation when it isn't one."""
+    if len(payload) < _GOAWAY.size:
+        raise Violation(ErrorCode.PROTOCOL_ERROR, f"GOAWAY of {len(payload)} bytes")
+    last_id, code = _GOAWAY.unpack_from(payload)
+    said = payload[_GOAWAY.size :][:_MAX_FAREWELL].decode("ascii", errors="replace")
+    text = "".join(character if character.isprintable() else "?" for character in said)
+    return last_id & MAX_STREAM_ID, f"{_NAMES.get(code, code)} {text}".rstrip() if code or text else ""
 
 
 def goaway(last_stream_id: int, code: ErrorCode, reason: str = "") -> bytes:

@@ -12,6 +12,7 @@ import grpc
 from gateway.http2.header import Fields, literal
 from gateway.http2.metadata import read_binary, read_timeout, status_fields
 
+MAX_HEADER_BYTES: Final = 8192  # of one list, as RFC 9113 counts them; gRPC's own default
 OK_FIELDS: Final = b"\x88" + literal(b"content-type", b"application/grpc")  # \x88 is `:status: 200`
 
 _METHOD_NOT_ALLOWED = literal(b":status", b"405") + literal(b"allow", b"POST")
@@ -62,6 +63,12 @@ def read_request(fields: Fields) -> RequestHead:
         )
     except ValueError as exc:
         return RequestHead(refusal=refusal_fields(grpc.StatusCode.INVALID_ARGUMENT, str(exc)))
+
+
+def refuse_request(_block: bytes) -> RequestHead:
+    """What a header block means that is too long."""
+    details = f"expected metadata of at most {MAX_HEADER_BYTES} bytes, got more"
+    return RequestHead(refusal=refusal_fields(grpc.StatusCode.RESOURCE_EXHAUSTED, details))
 
 
 def _known(fields: Fields) -> dict[bytes, bytes] | None:

@@ -4,19 +4,21 @@ Source: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import grpc
 
 from gateway.http2.frame import ErrorCode
-from gateway.http2.header import Fields
+from gateway.http2.header import Fields, first_fields
 from gateway.http2.message import Message, MessageError
 from gateway.http2.metadata import CODES, read_details
 from gateway.http2.stream import Stream
 
 if TYPE_CHECKING:
     from gateway.http2.client import ClientConnection
+
+MAX_HEADER_BYTES: Final = 64 * 1024  # of one list; gRPC's servers send the longest text of an error, whatever we say
 
 _OF_HTTP: Final = {
     400: grpc.StatusCode.INTERNAL,
@@ -153,3 +155,10 @@ def read_response(fields: Fields) -> ResponseHead:
         code=None if code is None else CODES.get(code, grpc.StatusCode.UNKNOWN),
         details=read_details(known.get(b"grpc-message", b"")),
     )
+
+
+def read_response_front(block: bytes) -> ResponseHead:
+    """What a header block says that is too long: servers begin with the status, and then the text follows."""
+    head = read_response(first_fields(block, MAX_HEADER_BYTES))
+    said = f"the server answered with headers of more than {MAX_HEADER_BYTES} bytes"
+    return replace(head, details=head.details or said)

@@ -12,13 +12,14 @@ from gateway.http2 import frame as f
 from gateway.http2.call import Method, ServerCall
 from gateway.http2.connection import WRITE_TIMEOUT_S, Connection
 from gateway.http2.frame import PREFACE, ErrorCode
-from gateway.http2.head import RequestHead, read_request, refusal_fields
+from gateway.http2.head import MAX_HEADER_BYTES, RequestHead, read_request, refusal_fields, refuse_request
 from gateway.http2.header import HeaderMemory
 from gateway.http2.stream import Credit
 
 log = logging.getLogger(__name__)
 
 WINDOW_BYTES: Final = 256 * 1024  # an image of 224 x 224 fits in
+MAX_BLOCK_BYTES: Final = 64 * 1024  # of headers
 PREFACE_TIMEOUT_S: Final = 10.0
 
 _BACKLOG = 2048
@@ -29,7 +30,11 @@ _UNKNOWN_METHOD = refusal_fields(grpc.StatusCode.UNIMPLEMENTED, "the server has 
 
 
 class GrpcServer:
-    """Serves the handlers that were added. `max_streams`: calls at once of one connection."""
+    """Serves the handlers that were added.
+
+    `max_streams`: calls at once of one connection. `arrival_timeout_s`: how long a unary request, or a message of a
+    stream, may take to come whole once it has begun.
+    """
 
     def __init__(
         self,
@@ -37,13 +42,16 @@ class GrpcServer:
         max_message_bytes: int,
         max_streams: int = 256,
         max_connections: int = 4096,
+        arrival_timeout_s: float = 10.0,
         write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         self.max_message_bytes = max_message_bytes
         self.max_streams = max_streams
         self.max_connections = max_connections
+        self.arrival_timeout_s = arrival_timeout_s
         self.write_timeout_s = write_timeout_s
-        self.memory = HeaderMemory(read_request)
+        self.credit = Credit(2 * max_message_bytes)
+        self.memory = HeaderMemory(read_request, refuse_request, max_bytes=MAX_HEADER_BYTES)
         self.connections: set[ServerConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self._methods: dict[str, Method] = {}
@@ -110,20 +118,23 @@ class GrpcServer:
 class ServerConnection(Connection[RequestHead]):
     """One client."""
 
-    __slots__ = ("_draining", "_patience", "_refusing", "_server", "peer", "tasks")
+    __slots__ = ("_draining", "_opened", "_patience", "_refusing", "_server", "arrival_timeout_s", "peer", "tasks")
 
     def __init__(self, server: GrpcServer) -> None:
         super().__init__(
             server.memory,
             preface=PREFACE,
             window=WINDOW_BYTES,
+            max_block_bytes=MAX_BLOCK_BYTES,
             max_message_bytes=server.max_message_bytes,
-            credit=Credit(2 * server.max_message_bytes),
+            credit=server.credit,
             write_timeout_s=server.write_timeout_s,
         )
         self._server = server
         self._draining = self._refusing = False
         self._patience = self.loop.call_later(PREFACE_TIMEOUT_S, self._lose_patience)
+        self._opened: list[ServerCall] = []  # unary calls, by what is read just now
+        self.arrival_timeout_s = server.arrival_timeout_s
         self.tasks = server.tasks
         self.peer = ""
 
@@ -143,6 +154,15 @@ class ServerConnection(Connection[RequestHead]):
         super().connection_lost(exc)
         self._patience.cancel()
         self._server.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read frames; a request that isn't whole then, as most are, has a time to come in."""
+        super().data_received(data)
+        if self._opened:
+            for call in self._opened:
+                if not call.ended:
+                    call.expect()
+            self._opened.clear()
 
     def settings_received(self) -> None:
         """It is a client of HTTP/2: be patient with it."""
@@ -201,6 +221,8 @@ class ServerConnection(Connection[RequestHead]):
                 if ended:
                     call.ended = True
                     call.end_received()
+                elif not method.takes_stream:
+                    self._opened.append(call)
                 return
             refusal = _UNKNOWN_METHOD
         self.nuisance()

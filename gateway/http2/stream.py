@@ -1,13 +1,13 @@
 """One stream of a connection: its windows, the messages that come in, and waiting for room to send.
 
-The peer may send a window's worth without asking. A message that is longer gets the rest as a loan from the
-connection, when someone waits for it; loans are bounded and given in turn. So a connection holds at most a window for
-each stream and the sum of the loans, and the message that has a loan can always end.
+The peer may send a window's worth without asking. A message that is longer gets the rest as a loan, when someone waits
+for it; loans are bounded, for all connections of a server together, and given in turn. So a server holds at most a
+window for each stream and the sum of the loans, and the message that has a loan can always end.
 """
 
 import asyncio
 import sys
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from gateway.http2.frame import MAX_WINDOW, ErrorCode
@@ -22,19 +22,24 @@ class WriteStalled(Exception):
 
 
 class Credit:
-    """What a connection lends its streams: at most `limit_bytes`, first come, first served."""
+    """What a server lends its streams: at most `limit_bytes`, first come, first served."""
 
     __slots__ = ("_lent", "_limit_bytes", "_waiting")
 
     def __init__(self, limit_bytes: int = sys.maxsize) -> None:
         self._limit_bytes = limit_bytes
         self._lent = 0
-        self._waiting: deque[tuple[Stream, int]] = deque()
+        self._waiting: OrderedDict[Stream, int] = OrderedDict()
 
     def lend(self, stream: "Stream", size: int) -> None:
         """Let a stream's peer send `size` bytes more, now or when it is its turn."""
-        self._waiting.append((stream, size))
+        self._waiting[stream] = size
         self._serve()
+
+    def withdraw(self, stream: "Stream") -> None:
+        """A stream needs no loan any more."""
+        if self._waiting.pop(stream, None) is not None:
+            self._serve()
 
     def repay(self, size: int) -> None:
         """Take back what a stream was lent."""
@@ -43,13 +48,12 @@ class Credit:
 
     def _serve(self) -> None:
         while self._waiting:
-            stream, size = self._waiting[0]
-            if not stream.closed:
-                if self._lent + size > self._limit_bytes:
-                    return
-                self._lent += size
-                stream.take_loan(size)
-            self._waiting.popleft()
+            stream, size = next(iter(self._waiting.items()))
+            if self._lent + size > self._limit_bytes:
+                return
+            del self._waiting[stream]  # before anything is sent: a connection that ends by it repays what it has
+            self._lent += size
+            stream.take_loan(size)
 
 
 class Stream:
@@ -106,6 +110,9 @@ class Stream:
         """Whether the message that comes in now is the next to be used."""
         raise NotImplementedError
 
+    def rest_awaited(self) -> None:
+        """Someone waits for the rest of a message that has begun to come."""
+
     def data_received(self, data: bytes, start: int, stop: int) -> None:
         """Take `data[start:stop]` of the stream's bytes."""
         size = stop - start - PREFIX.size
@@ -127,10 +134,8 @@ class Stream:
 
     def message_taken(self, message: Message) -> None:
         """A message is in use: give its room back to the peer."""
-        if self._loan:
-            self.conn.credit.repay(self._loan)
-            self._loan = 0
-        self._asked = False
+        if self._asked:
+            self._settle()
         self._buffered -= wire_bytes(message)
         room = self.conn.window - self.recv_window - self._buffered
         if room >= self.conn.window // 2 and not self.ended:
@@ -140,6 +145,8 @@ class Stream:
         """Ask for a loan when the message that is waited for is longer than what the peer may send."""
         if self._reader is None or self._asked or self.ended or self.closed or not self.awaits_message():
             return
+        if not self._reader.idle:
+            self.rest_awaited()
         if (size := self._reader.missing - self.recv_window) > 0:
             self._asked = True
             self.conn.credit.lend(self, size)
@@ -183,9 +190,8 @@ class Stream:
         if self.closed:
             return False
         self.closed = True
-        if self._loan:
-            self.conn.credit.repay(self._loan)
-            self._loan = 0
+        if self._asked:
+            self._settle()
         self._reader = None
         self.wake()
         self.conn.forget(self.id)
@@ -195,3 +201,11 @@ class Stream:
         """Give the stream up and tell the peer."""
         if self.close():
             self.conn.send_reset(self.id, code)
+
+    def _settle(self) -> None:
+        """Ask for no loan any more, and pay back what was lent."""
+        loan, self._loan, self._asked = self._loan, 0, False
+        if loan:
+            self.conn.credit.repay(loan)
+        else:
+            self.conn.credit.withdraw(self)

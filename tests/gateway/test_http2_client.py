@@ -46,7 +46,8 @@ class Behaviour:
         return request
 
     async def fail(self, request: bytes, context: Any) -> None:
-        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "größer als 100 %\n")
+        details = "x" * int(request) if request else "größer als 100 %\n"
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, details)
 
     async def time(self, request: bytes, context: Any) -> bytes:
         sent = dict(context.invocation_metadata())
@@ -318,6 +319,80 @@ def headers(stream_id: int, block: bytes, flags: int = 0) -> bytes:
     return f.frame(f.HEADERS, flags | f.END_HEADERS, stream_id, block)
 
 
+@pytest.mark.parametrize("size", [9_000, 60_000, 70_000, 5_000_000])
+async def test_an_error_of_any_length_fails_its_own_call(size: int) -> None:
+    """The library's servers send all of a text, whatever the peer says that it takes."""
+    behaviour = Behaviour()
+    async with theirs(behaviour) as port, channel_to(port) as channel:
+        neighbour = asyncio.create_task(channel.unary(WAIT, b"on", 20))
+        await behaviour.entered.acquire()
+        error = await error_of(channel.unary(FAIL, b"%d" % size, 20))
+        said = "x" * size if size < 64 * 1024 else "the server answered with headers of more than 65536 bytes"
+        assert (error.code, error.details, error.lost) == (grpc.StatusCode.FAILED_PRECONDITION, said, False)
+        behaviour.gate.set()
+        assert await neighbour == b"on"
+        assert len(channel._connections) == 1
+
+
+LONG = literal(b"x-long", b"a" * 100_000)
+OK = literal(b"grpc-status", b"0")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ([(b"\x88", 0), (LONG + OK, f.END_STREAM)], "UNKNOWN: the server answered with headers of more than"),
+        ([(b"\x88" + OK + LONG, f.END_STREAM)], "INTERNAL: expected an answer, got none"),
+        ([(LONG, 0)], "UNKNOWN: expected the HTTP status 200, got None"),
+        ([(b"\x88" + literal(b"grpc-message", b"why") + LONG, f.END_STREAM)], "UNKNOWN: why"),
+        ([(b"\x88", 0), (bytes(100_000), f.END_STREAM)], "UNKNOWN: the server answered with headers of more than"),
+    ],
+)
+async def test_headers_that_are_too_long_to_read(answer: list[tuple[bytes, int]], error: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f.frame(f.SETTINGS, f.ACK, 0))
+        stream_id = await request_of(reader)
+        writer.write(b"".join(headers(stream_id, *part) for part in answer))
+        writer.write(_nothing(await request_of(reader)))
+
+    async with raw_server(serve) as port, channel_to(port) as channel:
+        assert str(await error_of(channel.unary(ECHO, b"", 5))).startswith(error)
+        assert await channel.unary(ECHO, b"", 5) == b""
+
+
+async def test_an_answer_between_long_headers_is_one() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f.frame(f.SETTINGS, f.ACK, 0))
+        stream_id = await request_of(reader)
+        first, last = headers(stream_id, b"\x88" + LONG), headers(stream_id, OK + LONG, f.END_STREAM)
+        writer.write(first + f.frame(f.DATA, 0, stream_id, bytes(5)) + last)
+        await reader.read()
+
+    async with raw_server(serve) as port, channel_to(port) as channel:
+        assert await channel.unary(ECHO, b"", 5) == b""
+
+
+@pytest.mark.parametrize("acknowledged", [True, False])
+async def test_headers_that_do_not_end_or_come_too_early_end_the_connection(
+    monkeypatch: pytest.MonkeyPatch, acknowledged: bool
+) -> None:
+    monkeypatch.setattr(client_module, "MAX_BLOCK_BYTES", 1_000_000)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream_id = await request_of(reader)
+        if acknowledged:
+            writer.write(f.frame(f.SETTINGS, f.ACK, 0) + f.frame(f.HEADERS, 0, stream_id, b"\x88"))
+            writer.write(f.frame(f.CONTINUATION, 0, stream_id, bytes(16_000)) * 63)
+        else:
+            writer.write(headers(stream_id, b"\x88" + LONG))
+        await reader.read()
+
+    async with raw_server(serve) as port, channel_to(port) as channel:
+        error = await error_of(channel.unary(ECHO, b"", 5))
+        assert (error.code, error.lost) == (grpc.StatusCode.UNAVAILABLE, True)
+        assert error.details.startswith("ENHANCE_YOUR_CALM: ")
+
+
 async def test_windows_that_shrink_and_grow() -> None:
     message = b"0123456789" * 50
     sizes: list[int] = []
@@ -369,6 +444,59 @@ async def test_calls_that_are_lost_leave_the_reason_in_the_log(caplog: pytest.Lo
     (line,) = [record.message for record in caplog.records if record.name == "gateway.http2.client"]
     reason = "PROTOCOL_ERROR: a frame of a stream on stream 0"
     assert line == f"a connection to 127.0.0.1:{port} ended with 1 calls in hand: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "said"),
+    [
+        (ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings", ": ENHANCE_YOUR_CALM too_many_pings"),
+        (ErrorCode.NO_ERROR, "max_age", ": NO_ERROR max_age"),
+        (ErrorCode.PROTOCOL_ERROR, "", ": PROTOCOL_ERROR"),
+        (99, "a\r\n" + "b" * 16_000, ": 99 a??" + "b" * 197),
+        (ErrorCode.NO_ERROR, "", ""),
+    ],
+)
+async def test_why_a_server_goes_away_is_in_the_error_and_the_log(
+    caplog: pytest.LogCaptureFixture, code: ErrorCode, text: str, said: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(f.goaway(1, code, text))
+        writer.close()
+
+    caplog.set_level("INFO", "gateway.http2.client")
+    async with raw_server(serve) as port, channel_to(port) as channel:
+        error = await error_of(channel.unary(ECHO, b"", 5))
+        reason = f"the server is going away{said}; the connection was closed by the peer"
+        assert (error.code, error.details, error.lost) == (grpc.StatusCode.UNAVAILABLE, reason, True)
+        assert channel._reason == f"the server is going away{said}"
+        (line,) = [(r.levelname, r.message) for r in caplog.records if r.name == "gateway.http2.client"]
+        assert line == ("WARNING", f"a connection to 127.0.0.1:{port} ended with 1 calls in hand: {reason}")
+
+
+async def test_every_end_that_was_not_asked_for_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_nothing(await request_of(reader)))
+        if "going" in reason:
+            writer.write(f.goaway(1, ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings"))
+            await reader.read()
+        writer.close()
+
+    caplog.set_level("INFO", "gateway.http2.client")
+    going = "the server is going away: ENHANCE_YOUR_CALM too_many_pings"
+    for reason in ("the connection was closed by the peer", going):
+        async with raw_server(serve) as port, channel_to(port) as channel:
+            assert await channel.unary(ECHO, b"", 5) == b""
+            async with asyncio.timeout(5):
+                while channel._connections:
+                    await asyncio.sleep(0)
+        (line,) = [(r.levelname, r.message) for r in caplog.records if r.name == "gateway.http2.client"]
+        assert line == ("INFO", f"a connection to 127.0.0.1:{port} ended: {reason}")
+        caplog.clear()
+    async with ours(Behaviour()) as port, channel_to(port) as channel:
+        assert await channel.unary(ECHO, b"", 5) == b""
+        await channel.close()
+    assert not caplog.records
 
 
 async def test_closing_ends_the_calls() -> None:

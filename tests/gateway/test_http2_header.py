@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.http2.frame import ErrorCode, Violation
-from gateway.http2.header import HeaderMemory, HeaderReader, literal
+from gateway.http2.header import Fields, HeaderMemory, HeaderReader, first_fields, literal
 from gateway.http2.metadata import (
     encode_timeout,
     read_binary,
@@ -26,7 +26,12 @@ blocks = st.lists(st.lists(st.tuples(names, values), max_size=8), min_size=1, ma
 
 
 def memory() -> HeaderMemory[Block]:
-    return HeaderMemory(lambda fields: [(bytes(name), bytes(value)) for name, value in fields])
+    """One that takes lists of 8 KiB, and of a block that is too long what comes first."""
+    return HeaderMemory(copied, lambda block: copied(first_fields(block, 8192)), max_bytes=8192)
+
+
+def copied(fields: Fields) -> Block:
+    return [(bytes(name), bytes(value)) for name, value in fields]
 
 
 @given(lists=blocks, acknowledged_at=st.integers(0, 12), huffman=st.booleans())
@@ -89,7 +94,7 @@ def test_a_table_may_not_grow_again() -> None:
 
 def test_memory_is_bounded_and_keeps_what_is_used() -> None:
     parsed: list[bytes] = []
-    remembering = HeaderMemory(lambda fields: parsed.append(fields[0][1]))
+    remembering = HeaderMemory(lambda fields: parsed.append(fields[0][1]), parsed.append, max_bytes=8192)
     reader = HeaderReader(remembering)
     reader.acknowledged()
     for number in range(5000):
@@ -99,6 +104,32 @@ def test_memory_is_bounded_and_keeps_what_is_used() -> None:
     assert len(parsed) > 5000
     reader.read(literal(b"x-a", b"a" * 2000))
     assert all(len(block) <= 1024 for block in remembering._young)
+
+
+@given(fields=st.lists(st.tuples(names, values), max_size=8), huffman=st.booleans(), cut=st.integers(0, 4000))
+@settings(deadline=None)
+def test_what_comes_first_is_read_of_a_block_that_is_cut(fields: Block, huffman: bool, cut: int) -> None:
+    encoder = Encoder()
+    encoder.header_table_size = 0
+    blocks = [encoder.encode([field], huffman=huffman) for field in fields]
+    ends = [sum(map(len, blocks[: i + 1])) for i in range(len(blocks))]
+    whole = b"".join(blocks)
+    assert first_fields(whole[:cut], 10_000) == fields[: sum(end <= cut for end in ends)]
+    assert first_fields(whole, 0) == []
+
+
+def test_of_a_block_without_end_little_is_read() -> None:
+    assert len(first_fields(b"\x83" * 10_000_000, 8192)) < 300
+
+
+def test_a_long_list_ends_the_connection_until_the_table_is_empty() -> None:
+    long = literal(b"x-a", b"a" * 9000)
+    reader = HeaderReader(memory())
+    for block in (long, literal(b"x-a", b"a") * 300, b"\x83" * 8193):
+        with pytest.raises(Violation, match="ENHANCE_YOUR_CALM"):
+            reader.read(block)
+    reader.acknowledged()
+    assert reader.read(literal(b"x-b", b"b") + long) == [(b"x-b", b"b")]
 
 
 @given(name=st.binary(min_size=1, max_size=300), value=st.binary(max_size=1000))

@@ -9,7 +9,7 @@ from gateway.http2 import frame as f
 from gateway.http2.frame import ErrorCode
 from gateway.http2.header import literal
 from gateway.http2.message import PREFIX
-from gateway.http2.server import WINDOW_BYTES
+from gateway.http2.server import MAX_BLOCK_BYTES, WINDOW_BYTES
 from tests.gateway.http2_peer import (
     CALM,
     FLOW,
@@ -25,6 +25,9 @@ from tests.gateway.http2_peer import (
     path,
     raw,
 )
+
+ACK = raw(f.SETTINGS, f.ACK)
+LONG = REQUEST + literal(b"x-large", b"a" * 60_000)
 
 
 @pytest.mark.parametrize(
@@ -62,12 +65,16 @@ from tests.gateway.http2_peer import (
         ([HELLO, f.settings({f.INITIAL_WINDOW_SIZE: 2**31})], FLOW),
         ([HELLO, f.settings({f.MAX_FRAME_SIZE: 2**14 - 1})], PROTOCOL),
         ([HELLO, f.settings({f.MAX_FRAME_SIZE: 2**24})], PROTOCOL),
-        ([HELLO, f.HEAD.pack(20_000 << 8 | f.HEADERS, 0, 1)], SIZE),
+        ([HELLO, f.HEAD.pack(20_000 << 8 | f.SETTINGS, 0, 0)], SIZE),
+        ([HELLO, f.HEAD.pack(2**20 + 1 << 8 | f.HEADERS, 0, 1)], SIZE),
+        ([HELLO, ACK, f.HEAD.pack(MAX_BLOCK_BYTES + 1 << 8 | f.HEADERS, 0, 1)], CALM),
         ([HELLO, head(1), f.HEAD.pack(2**24 - 1 << 8, 0, 1)], SIZE),
         ([HELLO, head(1, b"\xff\xff\xff\xff\xff\xff")], ErrorCode.COMPRESSION_ERROR),
         ([HELLO, head(1, b"\xbe")], ErrorCode.COMPRESSION_ERROR),
         ([HELLO, head(1, REQUEST + literal(b"x-large", bytes(9000)))], CALM),
-        ([HELLO, head(1, REQUEST, 0), *[raw(f.CONTINUATION, 0, 1, bytes(16_000))] * 2], CALM),
+        ([HELLO, head(1, REQUEST, 0), *[raw(f.CONTINUATION, 0, 1, bytes(16_000))] * 5], CALM),
+        ([HELLO, ACK, head(1, REQUEST, 0), *[raw(f.CONTINUATION, 0, 1, bytes(16_000))] * 5], CALM),
+        ([HELLO, head(1, REQUEST, 0), raw(f.CONTINUATION, f.END_HEADERS, 1, literal(b"x-large", bytes(20_000)))], CALM),
         ([HELLO, head(1, REQUEST, 0), *[raw(f.CONTINUATION, 0, 1)] * 5001], CALM),
         ([HELLO, *[raw(f.PING, 0, 0, bytes(8))] * 5001], CALM),
         ([HELLO, *[f.settings({})] * 5001], CALM),
@@ -196,3 +203,31 @@ async def test_what_is_odd_but_allowed(served: Served) -> None:
             data(1), f.rst_stream(1, ErrorCode.CANCEL), f.window_update(1, 1), trailers, raw(f.PING, 0, 0, b"12345678")
         )
         assert await peer.frame() == (f.PING, f.ACK, 0, b"12345678")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [head(3, REQUEST + literal(b"x-large", b"a" * 9000))],
+        [head(3, REQUEST + literal(b"x", b"") * 300)],
+        [head(3, LONG)],
+        [head(3, bytes([9]) + bytes(5) + LONG + bytes(9), f.PADDED | f.HAS_PRIORITY | f.END_HEADERS)],
+        [head(3, LONG[:100], 0), raw(f.CONTINUATION, 0, 3), raw(f.CONTINUATION, f.END_HEADERS, 3, LONG[100:])],
+    ],
+)
+@pytest.mark.parametrize("piece_bytes", [7, 100_000])
+async def test_too_much_metadata_fails_its_own_stream(served: Served, frames: list[bytes], piece_bytes: int) -> None:
+    whole = b"".join(frames)
+    async with served.peer(HELLO, ACK, head(1, path("/test.Service/Wait")), data(1)) as peer:
+        for start in range(0, len(whole), piece_bytes):
+            peer.send(whole[start : start + piece_bytes])
+            if start % 100 == 0:
+                await asyncio.sleep(0)
+        peer.send(data(3), head(5), data(5))
+        headers = await peer.headers()
+        assert headers[b"grpc-status"] == b"%d" % grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+        assert headers[b"grpc-message"] == b"expected metadata of at most 8192 bytes, got more"
+        assert await peer.frame() == (f.RST_STREAM, 0, 3, f.U32.pack(ErrorCode.NO_ERROR))
+        assert await peer.frame(f.DATA) == (f.DATA, 0, 5, MESSAGE)
+        served.behaviour.gate.set()
+        assert await peer.frame(f.DATA) == (f.DATA, 0, 1, MESSAGE)
