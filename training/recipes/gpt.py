@@ -27,7 +27,7 @@ CACHE = (NUM_LAYERS, 2, NUM_HEADS, CONTEXT, WIDTH // NUM_HEADS)  # half a megaby
 NOVELS = Novels(CACHE)
 
 CONFIG = TrainConfig(
-    # Eight minutes on two cores; the novel that is watched is still foretold a little better after each pass.
+    # Seven minutes on two cores; the novel that is watched is still foretold a little better after each pass.
     epochs=8,
     # 2,048 tokens an update, and so 470 updates a pass.
     batch_size=16,
