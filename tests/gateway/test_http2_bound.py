@@ -64,6 +64,7 @@ async def test_replies_that_nobody_reads_are_bounded(served: Served, monkeypatch
 
 async def test_messages_in_hand_are_bounded_by_windows_and_loans(served: Served) -> None:
     """Ten streams want the largest message at once: two loans are given, and the others when those are paid back."""
+    served.server.write_timeout_s = 20  # the fixture's is short, and this client may be slow
     most, num = MAX_MESSAGE_BYTES, 10
     message = PREFIX.pack(0, most) + bytes(most)
     sent = {1 + 2 * i: 0 for i in range(num)}

@@ -168,6 +168,16 @@ async def test_a_message_over_the_limit_is_refused_and_the_connection_lives() ->
         assert len(server.connections) == 1
 
 
+@pytest.mark.parametrize("size", [9_000, 20_000, 60_000])
+async def test_too_much_metadata_is_refused_and_the_connection_lives(size: int) -> None:
+    async with serving(Service()) as (server, address), client_of(address) as client:
+        assert (await client.ModelInfer(infer("metadata"), metadata=(("x-text", "a" * 7_000),))).id
+        refusal = await refused(client.ModelInfer(infer(), metadata=(("x-text", "a" * size),)))
+        assert refusal == ("RESOURCE_EXHAUSTED", "expected metadata of at most 8192 bytes, got more")
+        assert (await client.ModelInfer(infer(id="on"))).id == "on"
+        assert len(server.connections) == 1
+
+
 async def test_gzip_is_read_and_bounded_and_deflate_refused() -> None:
     async with serving(Service(), max_message_bytes=1_000_000) as (_, address), client_of(address) as client:
         for size in (100, 900_000):
