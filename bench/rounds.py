@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class _Found:
 def run_rounds(options: Options, scratch: Path, console: Console) -> Result:
     """Measure everything that was asked for; what can't be measured is among the result's failures.
 
+    Then the servers' logs stay, in `options.state / "log"`.
+
     Raises StackError when Triton, the gateway or Prometheus can't be started.
     """
     found = _Found()
@@ -69,6 +72,8 @@ def run_rounds(options: Options, scratch: Path, console: Console) -> Result:
             _measure_model(model, repository, peers, options, found, console)
             if model.name == TINY and "uncounted-json" in options.kinds:
                 _measure_counting(model, repository, options, found, console)
+        if found.failures:  # what the servers said of them would go with the scratch folder
+            shutil.copytree(scratch / "log", options.state / "log", dirs_exist_ok=True)
         found.memory_mib |= {name: sum(resident_mib(stack.pid(name))) for name in ("gateway", "triton", "prometheus")}
     return Result(
         machine=machine,
