@@ -48,6 +48,7 @@ class RecipeRow(Document):
     """
 
     recipe: str
+    model: str
     task: str
     data: str
     num_parameters: int
@@ -210,6 +211,7 @@ def _row(
     gates = {gate.metric: gate for gate in recipe.gates}
     return RecipeRow(
         recipe=recipe.name,
+        model=contract.name,
         task=contract.task,
         data=contract.evaluation.dataset,
         num_parameters=made.num_parameters,

@@ -11,7 +11,8 @@ from bench.recipe import RecipeResult, RecipeRow
 PAGE, PICTURE = "recipes.md", "recipes.png"
 COMMAND = "python -m bench recipes"
 COLUMNS = (
-    "recipe", "data", "parameters", "MFLOP", "training", "metrics (95 % interval)", "baseline", "ONNX", "engine", "p50",
+    "recipe", "model", "data", "parameters", "MFLOP", "training", "metrics (95 % interval)", "baseline", "ONNX",
+    "engine", "p50",
 )  # fmt: skip
 
 
@@ -50,6 +51,7 @@ def cells(row: RecipeRow) -> tuple[str, ...]:
 
     return (
         row.recipe,
+        row.model,
         row.data,
         f"{row.num_parameters:,}",
         f"{row.flops_per_sample / 1e6:,.1f}",

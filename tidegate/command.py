@@ -128,9 +128,13 @@ def recipes(repository: RepositoryOption = REPOSITORY, json_: JsonOption = False
     if json_:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    table = Table("recipe", "task", "data", "parameters", "quality of the newest version (95 % interval)", box=None)
+    table = Table(box=None)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("task, data and parameters")
+    table.add_column("newest version and its quality (95 % interval)")
     for row in rows:
-        table.add_row(row.name, row.task, row.data, f"{row.num_parameters:,}", row.quality or "not published yet")
+        version = "not published yet" if row.version is None else f"version {row.version}: {row.quality}"
+        table.add_row(row.name, f"{row.task}, {row.data}, {row.num_parameters:,} parameters", f"{row.model}, {version}")
     console.print(table)
 
 
