@@ -122,7 +122,9 @@ class TritonUpstream:
     ) -> None:
         host, _, port = address.rpartition(":")
         self._address = address
-        self._channel = GrpcChannel(host.strip("[]"), int(port), busy_poll_s=busy_poll_s)
+        # Triton (2.51 and others) may crash when a call is cancelled just as it ends:
+        # https://github.com/triton-inference-server/server/issues/8034 and 7472.
+        self._channel = GrpcChannel(host.strip("[]"), int(port), busy_poll_s=busy_poll_s, cancels=False)
         self._sharing = share(address, self._channel) if share is not None else None
         self._streams: grpc.aio.Channel | None = None
 

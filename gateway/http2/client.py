@@ -44,11 +44,15 @@ _BEFORE = struct.Struct(">IBIBI")  # the head of a DATA frame and its message's 
 
 
 class GrpcChannel:
-    """A server at an address. For an answer that comes within `busy_poll_s` seconds it may look out awake."""
+    """A server at an address. For an answer that comes within `busy_poll_s` seconds it may look out awake.
 
-    def __init__(self, host: str, port: int, *, busy_poll_s: float = 0.0) -> None:
+    Unless it `cancels`, the server isn't told when a call that it has whole is given up: its answer is dropped.
+    """
+
+    def __init__(self, host: str, port: int, *, busy_poll_s: float = 0.0, cancels: bool = True) -> None:
         self._host, self._port = host, port
         self._busy_poll = BusyPoll(busy_poll_s)
+        self._cancels = cancels
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._authority = literal(b":authority", authority.encode())
         self._memory = HeaderMemory(read_response, read_response_front, max_bytes=MAX_HEADER_BYTES)
@@ -115,10 +119,10 @@ class GrpcChannel:
             self._busy_poll.watch(call.answer, alone=len(conn.streams) == 1)
             return await call.answer
         except WriteStalled as exc:
-            call.reset(ErrorCode.CANCEL)
             raise CallError(grpc.StatusCode.UNAVAILABLE, str(exc), unsent=True) from exc
         finally:
-            call.reset(ErrorCode.CANCEL)  # unless it has ended
+            if self._cancels or not call.sent:
+                call.reset(ErrorCode.CANCEL)  # unless it has ended
 
     async def close(self) -> None:
         """End all calls and close the connection."""

@@ -191,6 +191,25 @@ async def test_deadline_and_cancellation_reach_the_handler(serve: Any) -> None:
 
 
 @pytest.mark.parametrize("serve", [theirs, ours])
+async def test_a_call_that_is_given_up_may_go_on_unheard(serve: Any) -> None:
+    behaviour = Behaviour()
+    async with serve(behaviour) as port:
+        channel = GrpcChannel("127.0.0.1", port, cancels=False)
+        call = asyncio.create_task(channel.unary(WAIT, b"", 20))
+        await behaviour.entered.acquire()
+        call.cancel()
+        await asyncio.wait([call])
+        assert await channel.unary(ECHO, b"on", 20) == b"on"
+        assert behaviour.cancelled.locked()  # the server heard nothing of it
+        behaviour.gate.set()
+        (connection,) = channel._connections
+        async with asyncio.timeout(10):
+            while connection.streams:  # its answer comes, and is dropped
+                await asyncio.sleep(0.01)
+        await channel.close()
+
+
+@pytest.mark.parametrize("serve", [theirs, ours])
 async def test_calls_wait_for_their_turn(serve: Any) -> None:
     behaviour = Behaviour()
     limit: Any = {"max_streams": 2} if serve is ours else {}
