@@ -12,14 +12,15 @@ from pathlib import Path
 
 from bench.environment import Peer
 from bench.error import LoadError
-from bench.kind import HOST, Kind, LoopKind, predict, v2_binary, v2_grpc, v2_json
+from bench.kind import COUNTED, HOST, UNCOUNTED, Kind, LoopKind, predict, v2_binary, v2_grpc, v2_json
 from bench.load import Shape
 from bench.model import PHOTO, TINY, Model
 from bench.server import Server
 from contract.schema import ImagePreprocess
 from tidegate.stack import Ports
 
-UNCOUNTED_HTTP, UNCOUNTED_GRPC, UNCOUNTED_METRICS = 18180, 18181, 18182
+_FIRST_PORT = {COUNTED: 18180, UNCOUNTED: 18190}  # of a gateway of one kind's own: HTTP, gRPC, metrics
+_COUNTERS = ("gateway_requests_total", "inference_feature_bin_total")
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
 
@@ -63,17 +64,16 @@ def stack_cases(model: Model, ports: Ports, connections: Sequence[int]) -> Itera
             yield Case(model=model.name, kind=LoopKind(id=loop, model=model), shapes=(Shape(connections=1),))
 
 
-def counting_cases(model: Model, ports: Ports, uncounted: Server, connections: int) -> tuple[Case, Case]:
-    """The gateway, and one that doesn't count; on the tiny model, where counting weighs most."""
+def counting_case(kind: str, model: Model, server: Server, connections: int) -> Case:
+    """One of the two gateways that differ in counting alone; on the tiny model, where counting weighs most."""
     assert model.name == TINY
-    counted, path = f"http://{HOST}:{ports.http}", f"/v2/models/{model.name}/infer"
-    kinds = (
-        (v2_json("counted-json", counted + path, model), contextlib.nullcontext),
-        (v2_json("uncounted-json", f"http://{HOST}:{UNCOUNTED_HTTP}{path}", model), uncounted.awake),
+    url = f"http://{HOST}:{_FIRST_PORT[kind]}/v2/models/{model.name}/infer"
+    return Case(
+        model=model.name,
+        kind=v2_json(kind, url, model),
+        shapes=(Shape(connections=connections),),
+        awake=server.awake,
     )
-    shapes = (Shape(connections=connections),)
-    first, second = (Case(model=model.name, kind=kind, shapes=shapes, awake=awake) for kind, awake in kinds)
-    return first, second
 
 
 def peer_case(peer: Peer, model: Model, server: Server, connections: Sequence[int]) -> Case:
@@ -82,34 +82,35 @@ def peer_case(peer: Peer, model: Model, server: Server, connections: Sequence[in
     return Case(model=model.name, kind=peer.kind(model), shapes=shapes, awake=server.awake)
 
 
-def uncounted_gateway(repository: Path, ports: Ports, num_processes: int, log: Path) -> Server:
-    """A second gateway before the same Triton, told not to count."""
+def gateway_apart(kind: str, repository: Path, ports: Ports, num_processes: int, log: Path) -> Server:
+    """A gateway of its own before the stack's Triton, told to count or not to."""
+    http = _FIRST_PORT[kind]
     return Server(
-        name="the gateway that doesn't count",
+        name="the gateway that counts" if kind == COUNTED else "the gateway that doesn't count",
         command=[sys.executable, "-m", "gateway"],
         environment={
-            "TIDEGATE_COUNTING": "false",
+            "TIDEGATE_COUNTING": "true" if kind == COUNTED else "false",
             "TIDEGATE_PROCESSES": str(num_processes),
             "TIDEGATE_REPOSITORY": str(repository),
             "TIDEGATE_TRITON": f"{HOST}:{ports.triton_grpc}",
-            "TIDEGATE_HTTP_PORT": str(UNCOUNTED_HTTP),
-            "TIDEGATE_GRPC_PORT": str(UNCOUNTED_GRPC),
-            "TIDEGATE_METRICS_PORT": str(UNCOUNTED_METRICS),
+            "TIDEGATE_HTTP_PORT": str(http),
+            "TIDEGATE_GRPC_PORT": str(http + 1),
+            "TIDEGATE_METRICS_PORT": str(http + 2),
         },
         log=log,
     )
 
 
-def why_not_uncounted(server: Server, num_processes: int) -> str:
-    """Why the gateway that was told not to count is no measure of what counting costs; empty if it is one."""
-    urls = [f"http://{HOST}:{UNCOUNTED_METRICS + i}/metrics" for i in range(num_processes)]
-    counters = ("gateway_requests_total", "inference_feature_bin_total")
+def why_not_as_told(kind: str, num_processes: int) -> str:
+    """Why such a gateway is no measure of what counting costs; empty if it is one."""
+    urls = [f"http://{HOST}:{_FIRST_PORT[kind] + 2 + i}/metrics" for i in range(num_processes)]
     try:
-        with server.awake():
-            num = sum(metric_sum(url, name) for url in urls for name in counters)
+        nums = [sum(metric_sum(url, name) for url in urls) for name in _COUNTERS]
     except LoadError as exc:
         return str(exc)
-    return f"with TIDEGATE_COUNTING=false it has counted {num} times all the same" if num else ""
+    if kind == COUNTED:
+        return "" if all(nums) else f"it has counted {nums[0]} requests and the bins of {nums[1]} features"
+    return f"told not to count, it has counted {sum(nums)} times all the same" if any(nums) else ""
 
 
 def metric_sum(url: str, name: str, labels: str = "") -> int:

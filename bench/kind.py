@@ -25,6 +25,8 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 BINARY_HEADER = "Inference-Header-Content-Length"
 JSON = {"Content-Type": "application/json"}
 
+COUNTED, UNCOUNTED = COUNTING = ("counted-json", "uncounted-json")  # two gateways that differ in that alone
+
 TITLES = {
     "triton-json": "Triton, HTTP JSON",
     "triton-binary": "Triton, HTTP binary",
@@ -33,8 +35,8 @@ TITLES = {
     "gateway-binary": "gateway, HTTP binary",
     "gateway-grpc": "gateway, gRPC",
     "gateway-predict": "gateway, predict an image",
-    "counted-json": "the same gateway, in turns with the next one",
-    "uncounted-json": "gateway that doesn't count, HTTP JSON",
+    COUNTED: "gateway by itself, HTTP JSON",
+    UNCOUNTED: "the same that doesn't count",
     "loop-one": "plain loop, 1 thread",
     "loop-all": "plain loop, default threads",
     "mlserver": "MLServer",

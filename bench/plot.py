@@ -4,12 +4,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bench.kind import TITLES
+from bench.kind import COUNTING, TITLES
 from bench.result import Cell, Result, Spread, answers_per_s
 
 _COLOURS = {"gateway": "#2563eb", "triton": "#76b900"}
 _OTHERS = "#9ca3af"
-_LEFT_OUT = ("counted-json", "uncounted-json")
 
 
 def draw(result: Result, path: Path) -> bool:
@@ -44,7 +43,7 @@ def _bars(result: Result, model: str) -> dict[Cell, Spread]:
     bars: dict[str, tuple[Cell, Spread]] = {}
     for cell in result.cells(model):  # by rising load: the last one stays
         spread = result.spread(cell, answers_per_s)
-        if spread is not None and cell.shape.streams == 1 and cell.kind not in _LEFT_OUT:
+        if spread is not None and cell.shape.streams == 1 and cell.kind not in COUNTING:
             bars[cell.kind] = cell, spread
     order = list(TITLES)
     return dict(sorted(bars.values(), key=lambda bar: order.index(bar[0].kind)))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
+from bench.kind import COUNTING, UNCOUNTED
 from bench.load import Figures, Shape
 from bench.machine import Machine
 from contract.document import Document
@@ -134,7 +135,7 @@ def base_of(result: Result, cell: Cell) -> Cell:
     loops = [c for c in result.cells(cell.model) if c.kind.startswith("loop-")]
     if loops:
         return max(loops, key=lambda loop: Spread.of([answers_per_s(f) for f in result.figures(loop).values()]).median)
-    if cell.kind in ("counted-json", "uncounted-json"):
-        return cell._replace(kind="uncounted-json")
+    if cell.kind in COUNTING:
+        return cell._replace(kind=UNCOUNTED)
     way = cell.kind.partition("-")[2]
     return cell._replace(kind=f"triton-{way if way in ('binary', 'grpc') else 'json'}")

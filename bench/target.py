@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.kind import COUNTED, UNCOUNTED
 from bench.load import Figures, Shape
 from bench.model import PHOTO, TINY
 from bench.result import Cell, Result, Soak, Spread, answers_per_s, base_of, p50_ms
@@ -49,7 +50,7 @@ _RATIOS = (
             ("gateway-json", "mlserver", "MLServer", 8.0),
             ("gateway-json", "kserve", "KServe", 8.0),
             ("gateway-json", "mosec", "Mosec", 0.9),
-            ("counted-json", "uncounted-json", "a gateway that doesn't count", 0.95),
+            (COUNTED, UNCOUNTED, "a gateway that doesn't count", 0.95),
         )
     ),
     _Ratio(

@@ -51,8 +51,13 @@ class Admission:
             plane.inflight -= 1
             self._series.inflight.num -= 1
             call.mark("postprocess", now)
-        if plane.settings.counting:
-            self._count(outcome, now - self._started, expired=isinstance(exc, ExpiredInQueue))
+            if call.served is not self._served:  # another took over
+                self._series = plane.metrics.series(call.served.name, call.served.version)
+        if plane.counting:
+            if exc is None:
+                self._count_answered()
+            else:
+                self._count_failed(outcome, exc, now - self._started)
         plane.journal.end(self._ask, call, self._span, outcome, exc, now - self._started)
 
     def _admit(self) -> Call:
@@ -69,28 +74,31 @@ class Admission:
         series.inflight.num += 1
         return Call(ask, self._started, self._deadline, self._started, served, choice, span=self._span)
 
-    def _count(self, outcome: Outcome, took_s: float, *, expired: bool) -> None:
-        plane, call, series, ask = self._plane, self._call, self._series, self._ask
-        protocol, kind = ask.protocol, "pinned" if ask.version else "latest"
-        if call is not None:
-            served, choice = call.served, call.choice
-            if served is not self._served or series is None:
-                series = plane.metrics.series(served.name, served.version)
-            if choice is not None:
-                kind = "routed"
-                plane.metrics.routed(choice.route, served.label, _kind(served, choice))
-            if outcome is OK:
-                series.answered[protocol, kind].add(call.stages)
-                return
-            if choice is None:
-                series.unrouted[kind].inc()
-        if series is None:
-            series = plane.routing.series_of(ask)
-        series.requests[protocol][outcome.status].inc()
-        if expired:
+    def _count_answered(self) -> None:
+        call, series, ask = self._call, self._series, self._ask
+        assert call is not None
+        assert series is not None
+        kind = "pinned" if ask.version else "latest"
+        if call.choice is not None:
+            kind = self._count_route(call, call.choice)
+        series.answered[ask.protocol, kind].add(call.stages)
+
+    def _count_failed(self, outcome: Outcome, exc: BaseException, took_s: float) -> None:
+        call, ask = self._call, self._ask
+        series = self._series or self._plane.routing.series_of(ask)
+        if call is not None and call.choice is not None:
+            self._count_route(call, call.choice)
+        elif call is not None:
+            series.unrouted["pinned" if ask.version else "latest"].inc()
+        series.requests[ask.protocol][outcome.status].inc()
+        if isinstance(exc, ExpiredInQueue):
             series.shed["deadline"].inc()
         if outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
-            series.duration[protocol].observe(took_s)
+            series.duration[ask.protocol].observe(took_s)
+
+    def _count_route(self, call: Call, choice: Choice) -> str:
+        self._plane.metrics.routed(choice.route, call.served.label, _kind(call.served, choice))
+        return "routed"
 
     def _outcome(self, exc: BaseException, now: float) -> Outcome:
         if isinstance(exc, asyncio.CancelledError) and now > self._deadline - _DEADLINE_SLACK_S:

@@ -57,6 +57,7 @@ class DataPlane:
         journal: Journal,
     ) -> None:
         self.settings = settings
+        self.counting = settings.counting  # looked at for every request, and settings' attributes aren't plain ones
         self.upstream = upstream
         self.metrics = metrics
         self.routes = routes
@@ -233,7 +234,7 @@ class DataPlane:
             log.info("serving %s version %s", served.name, served.version)
 
     def _observation(self, served: Served) -> Callable[[Sequence[Entry], Result], None]:
-        if not self.settings.counting:
+        if not self.counting:
             return lambda _, __: None
         per_s, reservoir = self.settings.observed_per_s, self._reservoir(served)
         observation = self._observations[served] = Observation(served, self.metrics, per_s, reservoir)

@@ -10,12 +10,13 @@ exported of the series is derived from it, so cumulative counts never fall and `
 observation being made, the bucket may be in the copy already and the sum not yet: the sum lags by one at most.
 
 What is always counted together, all that there is to say of an answered request, costs less still: its times are put
-aside, and numpy counts some hundreds as fast as one. A scrape counts what was put aside into a copy, so that it misses
-nothing.
+aside, as plain doubles, for Python numbers that are kept would each take new memory; and numpy counts some hundreds as
+fast as one. A scrape counts what was put aside into a copy, so that it misses nothing.
 """
 
 import re
 from abc import abstractmethod
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise, starmap
@@ -104,7 +105,7 @@ class Tally:
         self._most = len(parts) * _MOST_ROWS
         ends = list(accumulate((len(bounds) + 1 for bounds in self._bounds), initial=1))
         # What is counted, and the times put aside: one tuple, so that a scrape sees each of them on one side only.
-        self._state: tuple[NDArray[np.float64], list[float]] = np.zeros(ends[-1]), []
+        self._state = np.zeros(ends[-1]), array("d")
         for number in numbers:
             number.also(lambda: float(self._counted()[0]))
         for series, place in zip((*parts, whole), starmap(slice, pairwise(ends)), strict=True):
@@ -113,16 +114,16 @@ class Tally:
     def add(self, times: list[float]) -> None:
         """Count one more; the times of its parts are finite."""
         waiting = self._state[1]
-        waiting += times
+        waiting.fromlist(times)
         if len(waiting) >= self._most:
-            self._state = self._counted(), []
+            self._state = self._counted(), array("d")
 
     def _counted(self) -> NDArray[np.float64]:
         """The number, and the cells of each series, one after the other, with all that was put aside."""
         counted, waiting = self._state
         if not waiting:
             return counted
-        times = np.array(waiting[:]).reshape(-1, self._num_parts)
+        times = np.frombuffer(waiting[:]).reshape(-1, self._num_parts)  # of a copy: the array itself must grow on
         more: list[NDArray[Any]] = [np.array([len(times)])]
         for column, bounds in zip((*times.T, times.sum(axis=1)), self._bounds, strict=True):
             more += np.bincount(bounds.searchsorted(column), minlength=len(bounds)), column.sum(keepdims=True)
