@@ -68,7 +68,6 @@ class Admission:
         self._served = served
         self._series = series = plane.metrics.series(served.name, served.version)
         if plane.inflight >= plane.settings.max_inflight:
-            series.shed["capacity"].inc()
             raise Overloaded(f"the gateway has {plane.inflight} requests in hand, its limit; try again in a second")
         plane.inflight += 1
         series.inflight.num += 1
@@ -91,7 +90,9 @@ class Admission:
         elif call is not None:
             series.unrouted["pinned" if ask.version else "latest"].inc()
         series.requests[ask.protocol][outcome.status].inc()
-        if isinstance(exc, ExpiredInQueue):
+        if isinstance(exc, Overloaded):
+            series.shed["capacity"].inc()
+        elif isinstance(exc, ExpiredInQueue):
             series.shed["deadline"].inc()
         if outcome.status >= 500:  # a refusal is quick, and says nothing of how fast we serve
             series.duration[ask.protocol].observe(took_s)

@@ -243,7 +243,10 @@ class Balancer:
 
 
 class _Attempt:
-    """One call at one endpoint: pending while it lasts, and judged by how it ends. A cancelled one isn't judged."""
+    """One call at one endpoint: pending while it lasts, and judged by how it ends.
+
+    One that was cancelled isn't judged, unless by then its time was up as well.
+    """
 
     __slots__ = ("_balancer", "_key", "_probes", "_sent", "_succeeded", "_timeout_s", "endpoint")
 
@@ -279,6 +282,8 @@ class _Attempt:
             self.succeed()
         elif isinstance(error, UpstreamUnavailable | UpstreamFailed | DeadlineExceeded):
             self._fail(error)
+        elif isinstance(error, asyncio.CancelledError) and self._balancer.clock() > self._sent + self._timeout_s:
+            self._fail(DeadlineExceeded("the inference server did not answer in time"))
         if self.endpoint.leaving:
             self._balancer.release(self.endpoint)
 

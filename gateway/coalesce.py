@@ -4,9 +4,10 @@ No timer is involved: an idle gateway sends at once, and a busy one batches exac
 serves one model version and one signature (datatypes, sample shapes, priority), so that its requests can be joined.
 
 What it keeps: a request that was cancelled, or whose deadline passed while it waited, is never sent; it neither stalls
-nor fails its batch. A call is let go when nobody waits on it any more; whether Triton hears of that is the upstream's
-matter. When a batch is refused, its members are tried once more one by one, so that one bad request never fails its
-neighbours; not so while the model fails for every single one, for then that would only be twice the work.
+nor fails its batch. A call that nobody waits on any more is cancelled, and keeps its place until it has ended: as long
+as Triton is at work on it, no other takes it. When a batch is refused, its members are tried once more one by one, so
+that one bad request never fails its neighbours; not so while the model fails for every single one, for then that would
+only be twice the work.
 """
 
 import asyncio
@@ -264,7 +265,7 @@ class _Lane:
 
 
 class _Call:
-    """A batch in flight. It is let go when the last of those who wait on it has left."""
+    """A batch in flight. It is cancelled when the last of those who wait on it has left."""
 
     def __init__(self, lane: _Lane, batch: Sequence[Entry]) -> None:
         self._waiting = len(batch)

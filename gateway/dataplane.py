@@ -22,6 +22,7 @@ from gateway.admission import Admission
 from gateway.call import MAX_PRIORITY, Ask, Call
 from gateway.catalog import Catalog, Change, Served
 from gateway.coalesce import Entry, Executor, Inference, Result, Values
+from gateway.errand import Errands
 from gateway.error import DeadlineExceeded, InvalidRequest, UpstreamFailed, UpstreamUnavailable
 from gateway.feedback import Feedback
 from gateway.journal import Journal
@@ -71,6 +72,7 @@ class DataPlane:
         self._configs: dict[Served, Any] = {}
         self._observations: dict[Served, Observation] = {}
         self._executors: dict[Served, Executor] = {}
+        self._errands = Errands(settings.max_inflight)
         self._threads = ThreadPoolExecutor(settings.preprocess_threads, thread_name_prefix="preprocess")
 
     def call(self, ask: Ask) -> Admission:
@@ -121,6 +123,7 @@ class DataPlane:
         await self.shadow.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.upstream.close()
+        await self._errands.close()
         await asyncio.to_thread(self.journal.close, self.settings.drain_timeout_s)
 
     def count_now(self) -> None:
@@ -210,7 +213,8 @@ class DataPlane:
         self.metrics.series(served.name, served.version).attempts.inc()
         metadata = self.journal.upstream_metadata([call.span])
         batch = Batch(served.name, served.version, [tensors], call.priority, parameters, metadata)
-        outputs = await self.upstream.infer(batch, deadline - time.monotonic())
+        asked = self.upstream.infer(batch, deadline - time.monotonic())
+        outputs = await self._errands.run(asked, deadline)
         call.mark("upstream")
         if served.contract is not None:
             outputs = as_samples(served.contract.batch_axis, outputs)

@@ -38,6 +38,10 @@ from gateway.sharing import Loan, Sharing
 
 Metadata = Sequence[tuple[str, str]]
 
+# Triton (2.51 and others) may crash when a call is cancelled, or its deadline passes, just as it ends
+# (https://github.com/triton-inference-server/server/issues/8034 and 7472): nearly all end by themselves within this.
+GRACE_S = 1.0
+
 LARGE_BYTES = 64 * 1024  # of a batch; below it, copies cost less than avoiding them (docs/gateway.md)
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -92,7 +96,11 @@ class Upstream(Protocol):
         """
 
     async def infer(self, batch: Batch, timeout_s: float) -> dict[str, NDArray[Any]]:
-        """Run a batch and return all of the model's outputs."""
+        """Run a batch and return all of the model's outputs.
+
+        When its time is up, or the task is cancelled, it may go on for as long as the server is at work on the batch,
+        a second at most: who can't wait for that has it run in a task apart.
+        """
 
     def stream(self, requests: AsyncIterator[Any], timeout_s: float) -> AsyncIterator[Any]:
         """Send `ModelInferRequest`s and yield `ModelStreamInferResponse`s, as many as the models make of them."""
@@ -122,9 +130,7 @@ class TritonUpstream:
     ) -> None:
         host, _, port = address.rpartition(":")
         self._address = address
-        # Triton (2.51 and others) may crash when a call is cancelled just as it ends:
-        # https://github.com/triton-inference-server/server/issues/8034 and 7472.
-        self._channel = GrpcChannel(host.strip("[]"), int(port), busy_poll_s=busy_poll_s, cancels=False)
+        self._channel = GrpcChannel(host.strip("[]"), int(port), busy_poll_s=busy_poll_s)
         self._sharing = share(address, self._channel) if share is not None else None
         self._streams: grpc.aio.Channel | None = None
 
@@ -145,7 +151,7 @@ class TritonUpstream:
         return [IndexEntry(m.name, m.version, m.state == "READY", m.reason) for m in index.models]
 
     async def infer(self, batch: Batch, timeout_s: float) -> dict[str, NDArray[Any]]:
-        """Run a batch and return all of the model's outputs."""
+        """Run a batch and return all of the model's outputs; `Upstream.infer` says how long it may go on."""
         request = pb.ModelInferRequest(model_name=batch.name, model_version=batch.version)
         if batch.priority:
             request.parameters["priority"].uint64_param = batch.priority
@@ -155,7 +161,8 @@ class TritonUpstream:
         try:
             if sum([array.nbytes for arrays in columns.values() for array in arrays]) < LARGE_BYTES:
                 write_inputs(request, columns)
-                answer = await self._channel.unary(_INFER, request.SerializeToString(), timeout_s, batch.metadata)
+                message = request.SerializeToString()
+                answer = await self._channel.unary(_INFER, message, timeout_s, batch.metadata, grace_s=GRACE_S)
             else:
                 answer = await self._infer_large(request, columns, timeout_s, batch.metadata)
         except CallError as exc:
@@ -207,14 +214,16 @@ class TritonUpstream:
             try:
                 with loan as place:
                     place_inputs(request, columns, place)
-                    return await self._channel.unary(_INFER, request.SerializeToString(), timeout_s, metadata)
+                    message = request.SerializeToString()
+                    return await self._channel.unary(_INFER, message, timeout_s, metadata, grace_s=GRACE_S)
             except CallError:
                 if not loan.forgotten:
                     raise
             del request.inputs[:]
             timeout_s = deadline - time.monotonic()
         first, *tail = append_inputs(request, columns)
-        return await self._channel.unary(_INFER, request.SerializeToString() + first, timeout_s, metadata, tail)
+        message = request.SerializeToString() + first
+        return await self._channel.unary(_INFER, message, timeout_s, metadata, tail, GRACE_S)
 
     def _lend(self, columns: Columns) -> Loan | None:
         if self._sharing is None or (size := placed_bytes(columns)) is None:

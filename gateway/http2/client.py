@@ -44,15 +44,11 @@ _BEFORE = struct.Struct(">IBIBI")  # the head of a DATA frame and its message's 
 
 
 class GrpcChannel:
-    """A server at an address. For an answer that comes within `busy_poll_s` seconds it may look out awake.
+    """A server at an address. For an answer that comes within `busy_poll_s` seconds it may look out awake."""
 
-    Unless it `cancels`, the server isn't told when a call that it has whole is given up: its answer is dropped.
-    """
-
-    def __init__(self, host: str, port: int, *, busy_poll_s: float = 0.0, cancels: bool = True) -> None:
+    def __init__(self, host: str, port: int, *, busy_poll_s: float = 0.0) -> None:
         self._host, self._port = host, port
         self._busy_poll = BusyPoll(busy_poll_s)
-        self._cancels = cancels
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._authority = literal(b":authority", authority.encode())
         self._memory = HeaderMemory(read_response, read_response_front, max_bytes=MAX_HEADER_BYTES)
@@ -77,17 +73,21 @@ class GrpcChannel:
         timeout_s: float,
         metadata: Sequence[tuple[str, str]] = (),
         tail: Sequence[bytes | memoryview] = (),
+        grace_s: float = 0.0,
     ) -> bytes:
         """Make one call and return its answer; raises CallError, and ValueError for metadata that can't be sent.
 
         `tail` is the rest of the message, sent from where it lies; no part of it is empty. What the server turned down
         before it began is sent once more, as https://github.com/grpc/proposal/blob/master/A6-client-retries.md has it.
+
+        A call that the server has whole when its time is up, or the task is cancelled, has `grace_s` more to end by
+        itself before it is reset, and this returns only then: until then the server is at work on it.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        answer = await self._made(path, message, timeout_s, metadata, tail)
+        answer = await self._made(path, message, timeout_s, metadata, tail, grace_s)
         if isinstance(answer, CallError) and answer.unsent:
-            answer = await self._made(path, message, deadline - loop.time(), metadata, tail)
+            answer = await self._made(path, message, deadline - loop.time(), metadata, tail, grace_s)
         if isinstance(answer, CallError):
             raise answer
         return answer
@@ -99,6 +99,7 @@ class GrpcChannel:
         timeout_s: float,
         metadata: Sequence[tuple[str, str]],
         tail: Sequence[bytes | memoryview],
+        grace_s: float,
     ) -> bytes | CallError:
         """Make a call; returns what its stream ended with, and raises CallError if it has none."""
         conn = self._current
@@ -107,10 +108,10 @@ class GrpcChannel:
             deadline = loop.time() + timeout_s
             conn = await self._connection(timeout_s)
             timeout_s = deadline - loop.time()
-        block = self._fields(path) + literal(b"grpc-timeout", encode_timeout(timeout_s))
+        block = self._fields(path) + literal(b"grpc-timeout", encode_timeout(timeout_s + grace_s))
         if metadata:
             block += encode_metadata(metadata)
-        call = conn.open(timeout_s)
+        call = conn.open(timeout_s, grace_s)
         try:
             if tail or not conn.send_at_once(call, block, message):
                 conn.write(conn.header_frame(call.id, block))
@@ -120,9 +121,11 @@ class GrpcChannel:
             return await call.answer
         except WriteStalled as exc:
             raise CallError(grpc.StatusCode.UNAVAILABLE, str(exc), unsent=True) from exc
+        except asyncio.CancelledError:
+            await call.leave()
+            raise
         finally:
-            if self._cancels or not call.sent:
-                call.reset(ErrorCode.CANCEL)  # unless it has ended
+            call.reset(ErrorCode.CANCEL)  # unless it has ended
 
     async def close(self) -> None:
         """End all calls and close the connection."""
@@ -307,10 +310,10 @@ class ClientConnection(Connection[ResponseHead]):
         self.write(f.goaway(0, ErrorCode.NO_ERROR))
         self.end("the channel is closed", asked=True)
 
-    def open(self, timeout_s: float) -> ClientCall:
+    def open(self, timeout_s: float, grace_s: float = 0.0) -> ClientCall:
         """Begin a call."""
         self.last_id += 2 if self.last_id else 1
-        call = self.streams[self.last_id] = ClientCall(self, self.last_id, timeout_s)
+        call = self.streams[self.last_id] = ClientCall(self, self.last_id, timeout_s, grace_s)
         if self.last_id >= f.MAX_STREAM_ID:
             self._leaving = "the connection's numbers are used up"
             self._channel.abandoned(self, self._leaving)

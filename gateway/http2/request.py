@@ -62,14 +62,19 @@ class ResponseHead:
 
 
 class ClientCall(Stream):
-    """One call. `answer` is what it ends with; `sent`, whether all of the request has been."""
+    """One call. `answer` is what it ends with; `sent`, whether all of the request has been.
 
-    __slots__ = ("_begun", "_message", "_timer", "answer", "sent")
+    One that is given up after it was sent, because of its deadline or by `leave`, has `grace_s` to end by itself.
+    """
 
-    def __init__(self, conn: "ClientConnection", stream_id: int, timeout_s: float) -> None:
+    __slots__ = ("_begun", "_grace_s", "_message", "_timer", "answer", "late", "sent")
+
+    def __init__(self, conn: "ClientConnection", stream_id: int, timeout_s: float, grace_s: float) -> None:
         super().__init__(conn, stream_id)
         self.answer: asyncio.Future[bytes | CallError] = conn.loop.create_future()
+        self.late = False  # given up
         self.sent = False
+        self._grace_s = grace_s
         self._begun = False
         self._message: Message | None = None
         self._timer = conn.loop.call_later(timeout_s, self._expire)
@@ -121,6 +126,13 @@ class ClientCall(Stream):
         self._timer.cancel()
         return super().close()
 
+    async def leave(self) -> None:
+        """Wait for the end of a call that was cancelled: it comes within the grace."""
+        if self.sent and self._grace_s and not self.closed:
+            self.answer = self.conn.loop.create_future()  # the old one was cancelled with who waited for it
+            self._wait_on()
+            await self.answer
+
     def _finish(self, code: grpc.StatusCode | None, details: str) -> None:
         if code is not grpc.StatusCode.OK:
             self._set(CallError(code or grpc.StatusCode.UNKNOWN, details))
@@ -138,10 +150,20 @@ class ClientCall(Stream):
         self.reset(ErrorCode.CANCEL)
 
     def _expire(self) -> None:
-        self._fail(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+        if self.sent and self._grace_s and not self.late:
+            self._wait_on()
+        else:
+            self._fail(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+
+    def _wait_on(self) -> None:
+        self.late = True
+        self._timer.cancel()
+        self._timer = self.conn.loop.call_later(self._grace_s, self._expire)
 
     def _set(self, answer: bytes | CallError) -> None:
         if not self.answer.done():
+            if self.late and not isinstance(answer, CallError):
+                answer = CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "the answer came after the deadline")
             self.answer.set_result(answer)
 
 

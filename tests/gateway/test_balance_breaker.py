@@ -204,3 +204,23 @@ async def test_refusals_cancellations_and_impatience_are_not_the_server_s_fault(
     await one.ask()
     assert one.metric("gateway_upstream_ejections_total", "a:1") == 0
     assert one.metric("gateway_upstream_pending", "a:1") == 0
+
+
+async def test_a_call_that_was_cancelled_is_judged_only_if_its_time_was_up() -> None:
+    one = Cluster(a := Server("m/1"))
+    await one.index()
+    a.gate.clear()
+
+    async def give_up(*, after_s: float) -> None:
+        call = one.ask()  # with five seconds
+        await settle()
+        one.now += after_s
+        call.cancel()
+        await asyncio.wait([call])
+
+    for _ in range(10):
+        await give_up(after_s=4)
+    assert one.metric("gateway_upstream_breaker_state", "a:1") == 0
+    for _ in range(5):
+        await give_up(after_s=6)
+    assert one.metric("gateway_upstream_breaker_state", "a:1") == 2

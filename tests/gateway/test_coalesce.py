@@ -85,6 +85,38 @@ async def test_requests_of_several_samples_stay_whole_and_shapes_apart() -> None
     assert answers[3].outputs["y"].tolist() == [[12.0, 12.0]]
 
 
+async def test_a_call_that_nobody_waits_on_keeps_its_place_until_it_ends() -> None:
+    doubler = Doubler()
+    work, doubler.executor.run = doubler.executor.run, stubborn(doubler)
+    left = doubler.ask(0.0)
+    late = doubler.ask(1.0, width=2, timeout_s=0.02)  # of another lane
+    waiting = doubler.ask(2.0), doubler.ask(3.0, width=2)
+    await settle()
+    left.cancel()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    await settle()
+    assert left.cancelled()
+    assert doubler.batches == [[0.0], [1.0]]
+    doubler.executor.run = work
+    doubler.gate.set()
+    assert [float(one.outputs["y"][0, 0]) for one in await asyncio.gather(*waiting)] == [4, 6]
+
+
+def stubborn(doubler: Doubler) -> Any:
+    """A model that is at work on a batch whoever waits for it."""
+
+    async def run(batch: Sequence[Entry], timeout_s: float) -> Result:
+        doubler.batches.append(batch[0].tensors["x"][:, 0].tolist())
+        try:
+            await doubler.gate.wait()
+        finally:
+            await doubler.gate.wait()
+        raise UpstreamFailed("nobody waits")
+
+    return run
+
+
 async def test_one_bad_request_fails_alone() -> None:
     doubler = Doubler()
     asks = [doubler.ask(v) for v in (0.0, 1.0, POISON, 2.0)]

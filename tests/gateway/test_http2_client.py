@@ -191,22 +191,41 @@ async def test_deadline_and_cancellation_reach_the_handler(serve: Any) -> None:
 
 
 @pytest.mark.parametrize("serve", [theirs, ours])
-async def test_a_call_that_is_given_up_may_go_on_unheard(serve: Any) -> None:
+async def test_a_call_that_is_given_up_may_end_by_itself(serve: Any) -> None:
     behaviour = Behaviour()
-    async with serve(behaviour) as port:
-        channel = GrpcChannel("127.0.0.1", port, cancels=False)
-        call = asyncio.create_task(channel.unary(WAIT, b"", 20))
-        await behaviour.entered.acquire()
-        call.cancel()
-        await asyncio.wait([call])
+    async with serve(behaviour) as port, channel_to(port) as channel:
+        left = asyncio.create_task(channel.unary(WAIT, b"", 20, grace_s=20))
+        late = asyncio.create_task(channel.unary(WAIT, b"", 0.05, grace_s=20))
+        for _ in range(2):
+            await behaviour.entered.acquire()
+        left.cancel()
+        await asyncio.sleep(0.1)
         assert await channel.unary(ECHO, b"on", 20) == b"on"
         assert behaviour.cancelled.locked()  # the server heard nothing of it
+        assert not left.done()
+        assert not late.done()
         behaviour.gate.set()
-        (connection,) = channel._connections
+        await asyncio.wait([left], timeout=10)
+        assert left.cancelled()
+        assert (await error_of(late)).code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("serve", [theirs, ours])
+async def test_a_call_that_is_given_up_and_does_not_end_is_reset(serve: Any) -> None:
+    behaviour = Behaviour()
+    async with serve(behaviour) as port, channel_to(port) as channel:
+        left = asyncio.create_task(channel.unary(WAIT, b"", 20, grace_s=0.05))
+        await behaviour.entered.acquire()
+        left.cancel()
         async with asyncio.timeout(10):
-            while connection.streams:  # its answer comes, and is dropped
-                await asyncio.sleep(0.01)
-        await channel.close()
+            await behaviour.cancelled.acquire()
+            await asyncio.wait([left])
+        assert left.cancelled()
+        late = asyncio.create_task(channel.unary(WAIT, b"", 0.5, grace_s=0.05))
+        await behaviour.entered.acquire()
+        async with asyncio.timeout(10):
+            await behaviour.cancelled.acquire()
+        assert (await error_of(late)).code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize("serve", [theirs, ours])
