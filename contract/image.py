@@ -1,6 +1,8 @@
 """From the bytes of an image file to the model's input: the one copy, used by training, gateway and tests."""
 
 import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from contract.error import ImageError
+from contract.error import ImageError, InputError
 from contract.place import ImagePlace, Region
 from contract.schema import ImagePreprocess
 
@@ -25,8 +27,23 @@ _RESAMPLE = {
 _EXIF_ORIENTATION = 0x0112
 # By orientation: whose width is the upright image's height, whose right or bottom is its left, and whose is its top.
 _TURNED, _TO_LEFT, _TO_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
+_PNG_EXIF = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 _JPEG_SCAN = b"\xff\xda"
 MAX_JPEG_SCANS = 100  # a progressive JPEG has about ten; each goes over all pixels again, whatever the file's size
+
+# What Pillow takes for a pixel: four bytes for any that has colours or isn't of eight bits, and as much again for each
+# step that makes a new image of it.
+_PIXEL_BYTES, _GREY_BYTES = 4, 1
+_WEBP_BYTES = 12  # the library decodes into memory of its own, and the frames of an animation are put together
+_PROGRESSIVE_BYTES = 6  # the coefficients, two bytes for each of three channels, until the last scan has been read
+_STRIP_PIXELS, _STRIP_BYTES = 1024 * 1024, 20  # of a part that is flattened: how many, and what it takes for each
+
+Take = Callable[[int], AbstractContextManager[None]]
+
+
+def boundless(_: int) -> AbstractContextManager[None]:
+    """Take memory without asking for it."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,11 +72,12 @@ def num_pixels(data: bytes) -> int:
         return 0
 
 
-def decode(data: bytes, spec: ImagePreprocess, max_pixels: int | None = None) -> DecodedImage:
+def decode(data: bytes, spec: ImagePreprocess, max_pixels: int | None = None, take: Take = boundless) -> DecodedImage:
     """Decode the first frame, turn it upright, resize it as the contract says.
 
     Raises ImageError for bytes that are no image of an allowed format, a truncated file, or more than `max_pixels`
     (the contract's, unless given) pixels; those are refused by their header, before any memory is taken for them.
+    Then it is taken within `take`, a context for so many bytes, whose InputError and TimeoutError are passed on.
     """
     limit = spec.max_pixels if max_pixels is None else max_pixels
     try:
@@ -71,18 +89,21 @@ def decode(data: bytes, spec: ImagePreprocess, max_pixels: int | None = None) ->
                 raise ImageError(f"expected a JPEG of at most {MAX_JPEG_SCANS} scans, got more")
             # A JPEG decodes at a fraction of its size.
             draft = image.draft(spec.mode, (2 * spec.width, 2 * spec.height))
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            upright = _upright(image, orientation)
-            resized = _resize(_flatten(upright, spec), spec)
-    except ImageError:
+            with take(_most_bytes(image, data, size, spec)):
+                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+                upright = _upright(image, orientation)
+                upright_size = upright.size
+                resized = _resize(_flatten(upright, spec), spec)
+                del upright
+    except (InputError, TimeoutError):
         raise
     except UnidentifiedImageError:
         raise ImageError(f"expected an image ({', '.join(FORMATS)}), got {len(data)} bytes that are none") from None
     except Exception as exc:  # Pillow's decoders raise whatever their parser met: OSError, SyntaxError, struct.error
         raise ImageError(f"the image is damaged or truncated: {exc!s:.120}") from exc
     pixels = np.asarray(resized, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
-    place = _place(size, orientation, 1.0 if draft is None else size[0] / draft[1][2], upright.size, spec)
-    return DecodedImage(pixels=pixels, aspect=upright.width / upright.height, place=place)
+    place = _place(size, orientation, 1.0 if draft is None else size[0] / draft[1][2], upright_size, spec)
+    return DecodedImage(pixels=pixels, aspect=upright_size[0] / upright_size[1], place=place)
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -92,10 +113,46 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def _most_bytes(image: Image.Image, data: bytes, size: tuple[int, int], spec: ImagePreprocess) -> int:
+    """The most memory that it takes to make an image of the contract's of one of which only the header was read."""
+    num_pixels = image.width * image.height  # of a JPEG, those that are decoded
+    bytes_per_pixel = _GREY_BYTES if image.mode in ("1", "L", "P") else _PIXEL_BYTES
+    if _may_be_turned(image, data):
+        bytes_per_pixel *= 2
+    if image.format == "WEBP":
+        bytes_per_pixel += _WEBP_BYTES
+    num_bytes = _PROGRESSIVE_BYTES * size[0] * size[1] if image.info.get("progressive") else 0
+    if not _is_flat(image, spec):
+        bytes_per_pixel += _GREY_BYTES if spec.mode == "L" else _PIXEL_BYTES
+        num_bytes += _STRIP_BYTES * min(num_pixels, _STRIP_PIXELS)
+    return num_bytes + num_pixels * bytes_per_pixel
+
+
+def _may_be_turned(image: Image.Image, data: bytes) -> bool:
+    if image.format == "PNG":  # it may say so at its end, for which Pillow decodes it
+        return any(keyword in data for keyword in _PNG_EXIF)
+    return bool(image.getexif().get(_EXIF_ORIENTATION, 1) != 1)
+
+
+def _is_flat(image: Image.Image, spec: ImagePreprocess) -> bool:
+    return image.mode == spec.mode and "transparency" not in image.info
+
+
 def _flatten(image: Image.Image, spec: ImagePreprocess) -> Image.Image:
     """One layer of 8-bit pixels in the contract's mode; transparency shows `spec.background`."""
-    if image.mode == spec.mode and "transparency" not in image.info:
+    if _is_flat(image, spec):
         return image
+    rows = max(_STRIP_PIXELS // image.width, 1)
+    if rows >= image.height:
+        return _flatten_strip(image, spec)
+    flat = Image.new(spec.mode, image.size)  # what is made on the way is no larger than a strip
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        flat.paste(_flatten_strip(strip, spec), (0, top))
+    return flat
+
+
+def _flatten_strip(image: Image.Image, spec: ImagePreprocess) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits a pixel
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert(spec.mode)
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:

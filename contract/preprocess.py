@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from contract import tokenizer
 from contract.error import InputError
-from contract.image import DecodedImage, decode, num_pixels
+from contract.image import DecodedImage, boundless, decode, num_pixels
 from contract.place import Places, TextPlace
+from contract.room import Room
 from contract.schema import (
     Contract,
     ImagePreprocess,
@@ -61,14 +63,15 @@ class Preprocessor(Protocol):
         """
 
 
-def preprocessor(contract: Contract, version_dir: Path) -> Preprocessor | None:
+def preprocessor(contract: Contract, version_dir: Path, room: Room | None = None) -> Preprocessor | None:
     """The contract's preprocessing, its files loaded; None when the client sends tensors itself.
 
-    Raises ContractInvalid when a file that preprocessing needs can't be loaded.
+    `room` is the memory for decoding images, shared by whoever is given it. Raises ContractInvalid when a file that
+    preprocessing needs can't be loaded.
     """
     match contract.preprocess:
         case ImagePreprocess() as image:
-            return _Images(image)
+            return _Images(image, room)
         case TextPreprocess() as text:
             located = isinstance(contract.postprocess, TokenLabelsPostprocess)
             return text_preprocessor(text, contract.inputs, version_dir, located=located)
@@ -89,8 +92,9 @@ def text_preprocessor(
 
 
 class _Images:
-    def __init__(self, spec: ImagePreprocess) -> None:
+    def __init__(self, spec: ImagePreprocess, room: Room | None) -> None:
         self.spec = spec
+        self.room = room
 
     def quick(self, items: Sequence[Any]) -> bool:
         return sum(map(len, items)) <= _QUICK_BYTES and sum(map(num_pixels, items)) <= _QUICK_PIXELS
@@ -98,10 +102,11 @@ class _Images:
     def __call__(self, items: Sequence[bytes], /, *, deadline: float = math.inf) -> Prepared:
         images: list[DecodedImage] = []
         left = self.spec.max_pixels  # for the whole request: many images cost what one large one does
+        take = boundless if self.room is None else partial(self.room.take, deadline=deadline)
         for i, item in enumerate(items):
             if time.monotonic() > deadline:
                 raise TimeoutError
-            images.append(_named(i, len(items), decode, item, self.spec, left))
+            images.append(_named(i, len(items), decode, item, self.spec, left, take))
             left -= images[-1].num_pixels
         return Prepared(
             tensors={self.spec.tensor: np.stack([image.pixels for image in images])},

@@ -14,6 +14,7 @@ from contract import Contract, ContractError, ContractNotFound, Repository
 from contract.answer import Answerer, answerer
 from contract.observation import Observer
 from contract.preprocess import Preprocessor, preprocessor
+from contract.room import Room
 from contract.schema import CONTRACT_FILE
 from gateway.error import DeadlineExceeded, UnknownModel, UpstreamError, UpstreamFailed, UpstreamUnavailable
 from gateway.upstream import IndexEntry, Upstream
@@ -58,10 +59,12 @@ class Catalog:
         repository: Repository,
         upstream: Upstream,
         *,
+        room: Room,
         on_change: Callable[[Change], None],
         on_up: Callable[[bool], None],
     ) -> None:
         self.repository = repository
+        self._room = room
         self._upstream = upstream
         self._on_change = on_change
         self._on_up = on_up
@@ -197,7 +200,7 @@ class Catalog:
         except ContractNotFound:
             return Served(name, version)
         folder = self.repository.version_dir(name, version)
-        prepare, answer = preprocessor(contract, folder), answerer(contract.postprocess, folder)
+        prepare, answer = preprocessor(contract, folder, self._room), answerer(contract.postprocess, folder)
         return Served(name, version, contract, Observer(contract), prepare, answer)
 
     def _swap(self, index: Sequence[IndexEntry], ready: set[Key], fresh: dict[Key, Served]) -> None:

@@ -17,6 +17,7 @@ from contract import Contract, Repository
 from contract.answer import Answerer, Answers
 from contract.postprocess import interpret
 from contract.preprocess import Prepared, Preprocessor
+from contract.room import Room
 from contract.tensor import Tensors, as_samples, as_sent, check_inputs, check_shapes, check_values, datatype_of
 from gateway.admission import Admission
 from gateway.call import MAX_PRIORITY, Ask, Call
@@ -65,7 +66,13 @@ class DataPlane:
         self.shadow = shadow
         self.feedback = feedback
         self.journal = journal
-        self.catalog = Catalog(repository, upstream, on_change=self._changed, on_up=metrics.upstream_up.set)
+        self.catalog = Catalog(
+            repository,
+            upstream,
+            room=Room(settings.decode_bytes),
+            on_change=self._changed,
+            on_up=metrics.upstream_up.set,
+        )
         self.routing = Routing(self.catalog, routes, shadow, metrics, shadow_timeout_s=settings.request_timeout_s)
         metrics.contract_errors.set_function(lambda: len(self.catalog.refused))
         self.inflight = 0

@@ -34,7 +34,8 @@ class Settings(BaseSettings):
     upstream_calls: int = Field(default=2, ge=1)  # in flight per version and signature, of all processes together
     # How long one call that is alone in the process keeps it awake for its answer; waking up takes a tenth of a ms.
     busy_poll_us: int = Field(default=500, ge=0, le=10_000)
-    preprocess_threads: int = Field(default=2, ge=1)
+    preprocess_threads: int = Field(default=4, ge=1)
+    decode_bytes: int = Field(default=256 * 1024 * 1024, ge=16 * 1024 * 1024)  # for images that are being decoded
     # Samples a second of each version whose features are counted, in the long run; more of them tell nothing more.
     observed_per_s: int = Field(default=2000, ge=1)
     # Requests that show a drift: none, their ids and bins, or their inputs too. In memory, but whoever can reach the

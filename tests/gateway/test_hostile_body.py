@@ -7,6 +7,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 import pytest
+from PIL import Image
 
 from tests.gateway.attack import (
     BRIGHT,
@@ -18,6 +19,7 @@ from tests.gateway.attack import (
     ask_raw,
     check_refused,
     document,
+    file_of,
     head,
     unharmed,
 )
@@ -96,3 +98,18 @@ async def test_one_byte_chunks_are_served(serve: Serve) -> None:
     async with unharmed(serve) as gateway, listening(gateway) as port:
         answer = await ask_raw(port, head("Transfer-Encoding: chunked", "Connection: close", path=INFER), chunks)
         assert answer.startswith(b"HTTP/1.1 200")
+
+
+async def test_pictures_that_unpack_to_more_than_there_is_memory_for(serve: Serve) -> None:
+    headers = {"content-type": "application/octet-stream"}
+    async with unharmed(serve, decode_bytes=16 * 1024 * 1024) as gateway:
+        for picture in (
+            file_of(Image.new("RGB", (1100, 1100)), "WEBP", lossless=True),
+            file_of(Image.new("RGBA", (2000, 2000))),
+            file_of(Image.new("P", (4100, 4100)), "GIF"),
+        ):
+            answer = await gateway.client.post(PREDICT, content=picture, headers=headers)
+            check_refused(answer, 400, "at most 16 MiB of memory")
+        fits = file_of(Image.new("L", (4000, 4000)))  # one of them, and not two
+        answers = await asyncio.gather(*(gateway.client.post(PREDICT, content=fits, headers=headers) for _ in range(6)))
+        assert [answer.status_code for answer in answers] == [200] * 6

@@ -248,7 +248,7 @@ async def test_a_small_file_of_many_pixels_is_kept_off_the_event_loop(serve: Ser
     file = io.BytesIO()
     Image.new("L", (7000, 7000), 250).convert("RGB").save(file, "WEBP", lossless=True)
     assert len(file.getvalue()) < 4096
-    async with serve() as gateway:
+    async with serve(decode_bytes=1024 * 1024 * 1024) as gateway:
         ask = asyncio.ensure_future(gateway.client.post(PREDICT, **sent_as("image/webp", file.getvalue())))
         turns = 0
         while not ask.done():
