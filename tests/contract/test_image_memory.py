@@ -4,7 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -84,7 +84,7 @@ def test_it_takes_no_more_than_was_asked_for(
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_picture_is_flattened_in_parts_as_in_one(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_flattened_in_parts_as_in_one(mode: Literal["L", "RGB"], monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 4), np.uint8)
     pictures = [
         encoded(Image.fromarray(pixels), "PNG"),
