@@ -11,10 +11,12 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
 
 from contract import Repository
+from gateway.access import Access
 from gateway.balance import BalanceMetrics, Balancer
 from gateway.dataplane import DataPlane
 from gateway.exposition import Registry
 from gateway.feedback import Feedback
+from gateway.guard import Guard
 from gateway.hot import HotEndpoints, HotPath
 from gateway.journal import Journal
 from gateway.key_ring import KeyRing
@@ -47,11 +49,12 @@ def create_plane(
 ) -> DataPlane:
     """The data plane of one process. Must be called in a running event loop.
 
-    Raises RouteError or KeyRingError when the routes or the feedback keys can't be read.
+    Raises RouteError or KeyFileError when the routes, the feedback keys or the API keys can't be read.
     """
     registry = registry or Registry()
     repository = Repository(settings.repository)
-    keys = KeyRing.load(settings.feedback_keys) if settings.feedback_keys is not None else None
+    keys = KeyRing(settings.feedback_keys) if settings.feedback_keys is not None else None
+    access = Access(settings.api_keys, registry)
     requests = RequestLog(sys.stdout, sample=settings.log_sample)
     lost = Gauge(
         "gateway_log_lost_lines",
@@ -68,8 +71,9 @@ def create_plane(
         Metrics(registry),
         routes=RouteFile.load(settings.routes, registry, on_change=shadow.prepare),
         shadow=shadow,
+        access=access,
         feedback=Feedback(keys, registry, clock=time.time),
-        journal=Journal(requests, tracer),
+        journal=Journal(requests, tracer, access),
     )
 
 
@@ -81,6 +85,7 @@ async def running(plane: DataPlane) -> AsyncIterator[None]:
         asyncio.create_task(plane.catalog.watch(plane.settings.poll_interval_s)),
         asyncio.create_task(plane.routes.watch(plane.settings.poll_interval_s)),
         asyncio.create_task(plane.feedback.watch(plane.settings.poll_interval_s)),
+        asyncio.create_task(plane.access.watch(plane.settings.poll_interval_s)),
     ]
     try:
         yield
@@ -102,12 +107,19 @@ def create_app(plane: DataPlane) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    documents = Documents(app.openapi, plane.catalog.models, plane.max_items, plane.catalog.repository.version_dir)
+    documents = Documents(
+        app.openapi,
+        plane.catalog.models,
+        plane.max_items,
+        plane.catalog.repository.version_dir,
+        secured=plane.access.ring is not None,
+    )
     app.include_router(docs_routes(documents))
     for routes in (health_routes, predict_routes, v2_routes, generate_routes, control_routes):
         app.include_router(routes(plane))
     add_error_handlers(app)
     app.add_middleware(HotPath, endpoints=HotEndpoints(plane))
+    app.add_middleware(Guard, access=plane.access)
     return app
 
 

@@ -19,6 +19,7 @@ from contract.postprocess import interpret
 from contract.preprocess import Prepared, Preprocessor
 from contract.room import Room
 from contract.tensor import Tensors, as_samples, as_sent, check_inputs, check_shapes, check_values, datatype_of
+from gateway.access import Access
 from gateway.admission import Admission
 from gateway.call import MAX_PRIORITY, Ask, Call
 from gateway.catalog import Catalog, Change, Served
@@ -55,6 +56,7 @@ class DataPlane:
         *,
         routes: RouteFile,
         shadow: Shadow,
+        access: Access,
         feedback: Feedback,
         journal: Journal,
     ) -> None:
@@ -64,6 +66,7 @@ class DataPlane:
         self.metrics = metrics
         self.routes = routes
         self.shadow = shadow
+        self.access = access
         self.feedback = feedback
         self.journal = journal
         self.catalog = Catalog(

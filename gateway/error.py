@@ -1,6 +1,7 @@
 """The errors that a request can end with. They know nothing of HTTP or gRPC: `gateway/outcome.py` maps them.
 
 GatewayError
+├── Unauthenticated      it came without a good key
 ├── InvalidRequest       what the client sent can't be read; contract.InputError says the same of tensors and images
 ├── UnknownModel         no such model, or no such version of it
 ├── BodyTooLarge         the body is longer than the gateway takes
@@ -23,6 +24,10 @@ class GatewayError(Exception):
 
 class ConfigurationError(GatewayError):
     """The gateway can't start with what it was given."""
+
+
+class Unauthenticated(GatewayError):
+    """The request came without a good key."""
 
 
 class InvalidRequest(GatewayError):

@@ -168,6 +168,8 @@ def error_reply(exc: BaseException, request_id: str = "") -> Reply:
     reply = Reply(orjson.dumps({"error": message_of(exc)}), outcome.status)
     if outcome.retry_after_s:
         reply.headers.append((b"retry-after", b"%d" % outcome.retry_after_s))
+    if outcome.status == 401:
+        reply.headers.append((b"www-authenticate", b"Bearer"))
     if request_id:
         reply.headers.append((b"x-request-id", request_id.encode()))
     return reply
@@ -180,6 +182,7 @@ class HotEndpoints:
 
     def __init__(self, plane: DataPlane) -> None:
         self.plane = plane
+        self.access = plane.access
         self.max_body_bytes = plane.settings.max_body_bytes
         self._endpoints: dict[tuple[str, str], Endpoint] = {
             ("v1", "predict"): partial(predict, plane),

@@ -52,6 +52,7 @@ class Record:
     batch_samples: int = 0
     error: str | None = None
     client: str | None = None
+    key: str | None = None
     trace_id: str | None = None
 
 
@@ -224,7 +225,18 @@ class _Budget:
 def _fields(record: Record) -> dict[str, Any]:
     level = logging.INFO if record.status < 400 else logging.WARNING if record.status < 500 else logging.ERROR
     line = _head(record.time_unix_s, level, "gateway.request")
-    for name in ("request_id", "protocol", "asked", "model", "version", "grpc_code", "error", "client", "trace_id"):
+    for name in (
+        "request_id",
+        "protocol",
+        "asked",
+        "model",
+        "version",
+        "grpc_code",
+        "error",
+        "client",
+        "key",
+        "trace_id",
+    ):
         text = getattr(record, name)
         if text is not None:
             line[name] = clean(text)

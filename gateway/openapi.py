@@ -30,6 +30,10 @@ _ERRORS = {
     503: "The model can't be reached; try again after `Retry-After` seconds.",
     504: "The request's time was up.",
 }
+_SECURITY: Schema = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _FILE: Schema = {"type": "string", "format": "binary"}
 
 
@@ -38,10 +42,12 @@ def document(
     served: Mapping[str, Served],
     max_items: Callable[[Contract], int],
     version_dir: Callable[[str, str], Path],
+    *,
+    secured: bool = False,
 ) -> dict[str, Any]:
     """`base` with the endpoints of each model that has a contract. Reads files.
 
-    `served` is the newest version of each model; `version_dir` gives its folder.
+    `served` is the newest version of each model; `version_dir` gives its folder. `secured`: an API key is asked for.
     """
     tags: list[Schema] = []
     paths: dict[str, Schema] = {}
@@ -61,7 +67,9 @@ def document(
             **components,
             "schemas": {**components.get("schemas", {}), **schemas},
             "responses": {**components.get("responses", {}), **_error_responses()},
+            **({"securitySchemes": _SECURITY} if secured else {}),
         },
+        **({"security": [{name: []} for name in _SECURITY]} if secured else {}),
     }
 
 

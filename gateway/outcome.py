@@ -13,6 +13,7 @@ from gateway.error import (
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
+    Unauthenticated,
     UnknownModel,
     UnsupportedMedia,
     UpstreamFailed,
@@ -32,11 +33,13 @@ class Outcome:
 
 OK = Outcome(200, grpc.StatusCode.OK)
 INTERNAL = Outcome(500, grpc.StatusCode.INTERNAL)
+UNAUTHENTICATED = Outcome(401, grpc.StatusCode.UNAUTHENTICATED)
 
 _TABLE: Mapping[type[BaseException], Outcome] = {
     InvalidRequest: Outcome(400, grpc.StatusCode.INVALID_ARGUMENT),
     InputError: Outcome(400, grpc.StatusCode.INVALID_ARGUMENT),
     UpstreamRefused: Outcome(400, grpc.StatusCode.INVALID_ARGUMENT),
+    Unauthenticated: UNAUTHENTICATED,
     UnknownModel: Outcome(404, grpc.StatusCode.NOT_FOUND),
     BodyTooLarge: Outcome(413, grpc.StatusCode.RESOURCE_EXHAUSTED),
     UnsupportedMedia: Outcome(415, grpc.StatusCode.INVALID_ARGUMENT),
@@ -52,7 +55,8 @@ _TABLE: Mapping[type[BaseException], Outcome] = {
 
 MAX_MESSAGE_CHARACTERS = 500  # clients choose names that are quoted
 
-STATUSES = tuple(sorted({OK.status, INTERNAL.status, *(outcome.status for outcome in _TABLE.values())}))
+# Of requests to a model; who isn't admitted is counted apart, before it is read for which model he asks.
+STATUSES = tuple(sorted({one.status for one in (OK, INTERNAL, *_TABLE.values())} - {UNAUTHENTICATED.status}))
 
 
 def outcome_of(error: BaseException) -> Outcome:

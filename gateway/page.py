@@ -80,11 +80,14 @@ class Documents:
         models: Callable[[], Models],
         max_items: Callable[[Contract], int],
         version_dir: Callable[[str, str], Path],
+        *,
+        secured: bool = False,
     ) -> None:
         self._base = base
         self._models = models
         self._max_items = max_items
         self._version_dir = version_dir
+        self._secured = secured
         self._snapshot: Models = {}
         self._made: dict[str | None, bytes] = {}
 
@@ -109,7 +112,7 @@ class Documents:
         base, served = self._base(), _documented(models)
         if model is not None:
             base, served = {**base, "paths": {}, "components": {}, "tags": []}, {model: served[model]}
-        return orjson.dumps(document(base, served, self._max_items, self._version_dir))
+        return orjson.dumps(document(base, served, self._max_items, self._version_dir, secured=self._secured))
 
 
 def docs_routes(documents: Documents) -> APIRouter:

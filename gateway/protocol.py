@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.guard import admitted
 from gateway.hot import Endpoint, Exchange, HotEndpoints, Reply, error_reply
 
 MAX_PIPELINED = 16
@@ -40,6 +41,7 @@ class Head:
     headers: Mapping[bytes, bytes]
     keep_alive: bool
     body_bytes: int
+    ring: object  # the keys by which it was admitted
 
 
 class _Cycle:
@@ -109,7 +111,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._between and (self.cycle is None or self.cycle.response_complete):
             end = data.find(b"\r\n\r\n") + 4
             head = self.heads.get(data[:end])
-            if head is not None and len(data) - end == head.body_bytes:
+            if head is not None and len(data) - end == head.body_bytes and head.ring is self.endpoints.access.ring:
                 self._start(head, data[end:])
                 return
             self._received = data
@@ -193,12 +195,15 @@ class GatewayProtocol(HttpToolsProtocol):
             return None
         found = self.endpoints.find(self.url.decode("latin-1"))
         headers = dict(self.headers)
+        ring = self.endpoints.access.ring
+        if ring is not None and not admitted(self.endpoints.access, headers):
+            return None
         length = headers.get(b"content-length", b"")
         if found is None or b"transfer-encoding" in headers or b"content-encoding" in headers:
             return None
         if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self.max_body_bytes:
             return None  # zeros in front may hide any length: whoever counts what comes reads those
-        return Head(*found, headers, self.parser.should_keep_alive(), int(length))
+        return Head(*found, headers, self.parser.should_keep_alive(), int(length), ring)
 
     def _keep(self, head: Head) -> None:
         """Keep a head for the next request, if it and its body are exactly what arrived together."""

@@ -18,6 +18,7 @@ from gateway.call import Ask
 from gateway.dataplane import DataPlane
 from gateway.error import BodyTooLarge
 from gateway.hot import EXTENSIONS, class_labels
+from gateway.http2.head import RequestHead
 from gateway.http2.server import GrpcServer
 from gateway.log import request_id
 from gateway.message import read_message, write_message
@@ -28,6 +29,8 @@ from gateway.v2 import SERVER_NAME, server_version, write_metadata
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+OPEN_PATHS = frozenset((f"/{_HEALTH}/Check", f"/{_HEALTH}/Watch", f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady"))
 _REFUSED = (
     *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
     *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"),
@@ -153,15 +156,25 @@ for _name in _REFUSED:
 def grpc_server(plane: DataPlane) -> GrpcServer:
     """A server for the plane, not started."""
     # Somewhat more than our own limit, so that it is us who refuse and count; beyond it the transport does.
-    settings = plane.settings
+    settings, access = plane.settings, plane.access
+
+    def guard(head: RequestHead) -> str | None:
+        if access.ring is None or head.path in OPEN_PATHS:
+            return None
+        sent = {name: value for name, value in head.metadata if isinstance(value, str)}
+        if access.admits(sent.get("authorization"), sent.get("x-api-key")):
+            return None
+        return message_of(access.refuse("grpc"))
+
     server = GrpcServer(
+        guard=guard,
         max_message_bytes=2 * settings.max_body_bytes,
         max_connections=settings.max_connections,
         arrival_timeout_s=settings.request_timeout_s,
     )
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(plane), server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(plane), server)
-    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    names = (SERVICE, _HEALTH, reflection.SERVICE_NAME)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), server)
     return server
 

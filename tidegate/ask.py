@@ -1,6 +1,7 @@
-"""Asking a running gateway, as `tidegate predict` and `tidegate routes` do."""
+"""Asking a running gateway, as `tidegate predict` and `tidegate routes` do, with the key in `TIDEGATE_API_KEY`."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ def predict(url: str, model: str, version: str | None, items: Sequence[str], tim
 def exchange(method: str, url: str, path: str, timeout_s: float, **content: Any) -> dict[str, Any]:
     """One request to the gateway at `url`, and the JSON object that it answers; raises AskError."""
     try:
-        answer = httpx.request(method, f"{url.rstrip('/')}{path}", timeout=timeout_s, trust_env=False, **content)
+        answer = httpx.request(
+            method, f"{url.rstrip('/')}{path}", timeout=timeout_s, trust_env=False, headers=key_header(), **content
+        )
         document = answer.json()
     except httpx.TimeoutException:
         raise AskError(f"the gateway at {url} did not answer within {timeout_s:g} s") from None
@@ -48,6 +51,12 @@ def exchange(method: str, url: str, path: str, timeout_s: float, **content: Any)
         said = document.get("error") if isinstance(document, dict) else None
         raise AskError(f"the gateway at {url} answered {answer.status_code}: {said or document!s:.200}")
     return document
+
+
+def key_header() -> dict[str, str]:
+    """The header with the key in `TIDEGATE_API_KEY`, where there is one."""
+    key = os.environ.get("TIDEGATE_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _texts(item: str) -> list[str]:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tidegate import dashboards
+from tidegate import dashboards, keys
 from tidegate.compiling import compile_version, passport
 from tidegate.data import data
 from tidegate.delivery import jobs, sync
@@ -60,6 +60,13 @@ app.add_typer(models_app, name="models")
 dashboards_app = typer.Typer(
     help="The Grafana boards: push them, or write them as files.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+keys_app = typer.Typer(
+    help="Who may ask a gateway: keys made, listed, revoked.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(keys_app, name="keys")
+keys_app.command("new")(in_one_sentence(keys.new))
+keys_app.command("list")(in_one_sentence(keys.list_keys))
+keys_app.command("revoke")(in_one_sentence(keys.revoke))
 app.add_typer(dashboards_app, name="dashboards")
 dashboards_app.command("push")(in_one_sentence(dashboards.push))
 dashboards_app.command("write")(in_one_sentence(dashboards.write))
@@ -261,6 +268,9 @@ def up(
     repository: RepositoryOption = REPOSITORY,
     state: Annotated[Path, typer.Option(help="Folder for logs and Prometheus' data.")] = STATE,
     routes: Annotated[Path | None, typer.Option(help="Routes file of the gateway; docs/routes.md says how.")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="File of the keys of those who may ask; everybody may without it.")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Gateway processes, on the same ports.")] = 1,
     http_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's HTTP port.")] = 8080,
     grpc_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's gRPC port.")] = 8081,
@@ -292,7 +302,9 @@ def up(
             prometheus=prometheus_port,
             fast_lane=fast_lane_port if fast_lane else None,
         )
-        stack = Stack(repository=repository, state=state, ports=ports, routes=routes, processes=processes)
+        stack = Stack(
+            repository=repository, state=state, ports=ports, routes=routes, api_keys=api_keys, processes=processes
+        )
         stack.run(lambda: print(json.dumps(asdict(ports)), flush=True) if json_ else console.print(addresses(stack)))
     progress(json_).print("everything is stopped")
 

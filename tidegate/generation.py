@@ -59,6 +59,7 @@ def generate(
 
     from contract import Repository
     from contract.tokenizer import load
+    from tidegate.ask import key_header
 
     found = Repository(repository)
     contract = found.latest(model) if version is None else found.contract(model, version)
@@ -69,7 +70,7 @@ def generate(
     reader = load(found.version_dir(model, contract.version), tokenizer.path)
     deadline, started = time.monotonic() + timeout_s, time.monotonic()
     prompt = reader.encode(text or _EMPTY).ids
-    with httpx.Client(base_url=gateway, trust_env=False) as client:
+    with httpx.Client(base_url=gateway, trust_env=False, headers=key_header()) as client:
         asking = Asking(client, gateway, contract.name, contract.version, deadline)
         ids = written(asking, contract, prompt, sampler(temperature, seed), tokens)
         pieces = []

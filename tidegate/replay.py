@@ -114,6 +114,8 @@ async def send(url: str, recording: "Recording", pace: Pace, timeout_s: float, o
     import httpx
     import numpy as np
 
+    from tidegate.ask import key_header
+
     sent, started = Sent(), time.monotonic()
     tickets = iter(range(pace.num_requests))
     limits = httpx.Limits(max_connections=_MAX_IN_FLIGHT)
@@ -127,7 +129,9 @@ async def send(url: str, recording: "Recording", pace: Pace, timeout_s: float, o
             on_done()
 
     async with (
-        httpx.AsyncClient(base_url=url, timeout=timeout_s, limits=limits, trust_env=False) as client,
+        httpx.AsyncClient(
+            base_url=url, timeout=timeout_s, limits=limits, trust_env=False, headers=key_header()
+        ) as client,
         asyncio.TaskGroup() as group,
     ):
         for _ in range(min(_MAX_IN_FLIGHT, pace.num_requests)):

@@ -67,6 +67,7 @@ class Stack:
     ports: Ports = field(default_factory=Ports)
     scrape_interval_s: int = 5
     routes: Path | None = None
+    api_keys: Path | None = None
     processes: int = 1  # of the gateway; their metrics ports follow one another
     _processes: list[_Process] = field(default_factory=list, init=False)
     _stopping: threading.Event = field(default_factory=threading.Event, init=False)
@@ -167,6 +168,7 @@ class Stack:
             {
                 "TIDEGATE_REPOSITORY": str(self.repository),
                 "TIDEGATE_FEEDBACK_KEYS": str(self._feedback_keys()),
+                "TIDEGATE_API_KEYS": "" if self.api_keys is None else str(self.api_keys),
                 **({} if self.routes is None else {"TIDEGATE_ROUTES": str(self.routes)}),
                 "TIDEGATE_TRITON": f"127.0.0.1:{ports.triton_grpc}",
                 "TIDEGATE_HTTP_PORT": str(ports.http),

@@ -32,6 +32,7 @@ _UNKNOWN_METHOD = refusal_fields(grpc.StatusCode.UNIMPLEMENTED, "the server has 
 class GrpcServer:
     """Serves the handlers that were added.
 
+    `guard` says why a call that begins so may not be made, if so; it ends at once then, as `UNAUTHENTICATED`.
     `max_streams`: calls at once of one connection. `arrival_timeout_s`: how long a unary request, or a message of a
     stream, may take to come whole once it has begun.
     """
@@ -40,12 +41,14 @@ class GrpcServer:
         self,
         *,
         max_message_bytes: int,
+        guard: Callable[[RequestHead], str | None] = lambda _: None,
         max_streams: int = 256,
         max_connections: int = 4096,
         arrival_timeout_s: float = 10.0,
         write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         self.max_message_bytes = max_message_bytes
+        self.guard = guard
         self.max_streams = max_streams
         self.max_connections = max_connections
         self.arrival_timeout_s = arrival_timeout_s
@@ -214,6 +217,8 @@ class ServerConnection(Connection[RequestHead]):
             self.send_reset(stream_id, ErrorCode.REFUSED_STREAM)
             return
         refusal = head.refusal
+        if refusal is None and (reason := self._server.guard(head)) is not None:
+            refusal = refusal_fields(grpc.StatusCode.UNAUTHENTICATED, reason)
         if refusal is None:
             method = self._server.find(head)
             if method is not None:

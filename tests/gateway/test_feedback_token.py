@@ -89,7 +89,7 @@ def test_only_the_rings_own_keys_count(keys: KeyRing, tmp_path: Path) -> None:
     forged.write_text(f"{keys.signing.id.decode()}:{'00' * 16}")
     forged.chmod(0o600)
     with pytest.raises(WrongSignature, match="signature is wrong"):
-        verify(keys, sign(KeyRing.load(forged), "m", 1, 0, 0.5, NOW), NOW)
+        verify(keys, sign(KeyRing(forged), "m", 1, 0, 0.5, NOW), NOW)
 
 
 def test_a_token_lives_for_its_time(keys: KeyRing) -> None:

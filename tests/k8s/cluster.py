@@ -21,9 +21,9 @@ OVERLAYS = ("cpu", "gpu")
 
 # In the order in which they are applied; `images` is the last.
 COMPONENTS = (
-    "gpu", "engine-build", "node-cache", "mig", "image-volume", "feedback", "network-policy", "prometheus",
-    "prometheus-operator", "hpa", "keda", "ingress", "team", "training", "retrain", "fast-lane", "dcgm-exporter",
-    "images",
+    "gpu", "engine-build", "node-cache", "mig", "image-volume", "feedback", "api-keys", "network-policy",
+    "prometheus", "prometheus-operator", "hpa", "keda", "ingress", "team", "training", "retrain", "fast-lane",
+    "dcgm-exporter", "images",
 )  # fmt: skip
 BROUGHT_ALONG = ("dashboards",)
 NEEDS = {

@@ -132,6 +132,7 @@ def test_the_fast_lane_runs_in_the_gateway_s_image(installed: Path, tmp_path: Pa
     [
         ({"TIDEGATE_MAX_INFLIGHT": "none"}, "a setting is not valid: TIDEGATE_MAX_INFLIGHT"),
         ({"TIDEGATE_FEEDBACK_KEYS": "/etc/tidegate/feedback/feedback.keys"}, "the feedback keys can't be read"),
+        ({"TIDEGATE_API_KEYS": "/etc/tidegate/access/api.keys"}, "the API keys can't be read"),
         ({"TIDEGATE_ROUTES": "/etc/tidegate/routes/other.yaml"}, "other.yaml"),
     ],
 )

@@ -202,20 +202,26 @@ def test_the_gateway_s_settings_exist_and_can_be_read() -> None:
         ports = ports_of({"spec": deployed(objects, "gateway")})
         assert ports == {"http": settings.http_port, "grpc": settings.grpc_port, "metrics": settings.metrics_port}
         mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
-        for path in (settings.repository, settings.routes, settings.feedback_keys):
+        for path in (settings.repository, settings.routes, settings.feedback_keys, settings.api_keys):
             assert path is None or any(path.is_relative_to(mount) for mount in mounted), path
 
 
-def test_a_missing_secret_is_said_by_the_gateway_and_not_by_a_pod_that_never_starts() -> None:
+@pytest.mark.parametrize(
+    ("component", "variable", "file"),
+    [("feedback", "TIDEGATE_FEEDBACK_KEYS", "feedback.keys"), ("api-keys", "TIDEGATE_API_KEYS", "api.keys")],
+)
+def test_a_missing_secret_is_said_by_the_gateway_and_not_by_a_pod_that_never_starts(
+    component: str, variable: str, file: str
+) -> None:
     """Its message is tried in test_container.py; a Secret that isn't optional leaves the pod in ContainerCreating."""
-    pod = deployed(composed(("feedback",)), "gateway")
+    pod = deployed(composed((component,)), "gateway")
     given = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
     (secret,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
-    mount = next(each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "feedback-keys")
+    mount = next(each for each in pod["containers"][0]["volumeMounts"] if each["name"] == secret["secretName"])
 
     assert secret["optional"] is True
     assert secret["defaultMode"] == 0o440, "for the group of the pod, and nobody else"
-    assert given["TIDEGATE_FEEDBACK_KEYS"] == f"{mount['mountPath']}/feedback.keys"
+    assert given[variable] == f"{mount['mountPath']}/{file}"
 
 
 def test_probes_ask_for_paths_that_exist() -> None:
