@@ -64,12 +64,12 @@ class Access:
         refused = Counters("gateway_unauthenticated_total", "Requests without a good API key.", ("protocol",))
         self._refused = {protocol: refused.child(protocol) for protocol in PROTOCOLS}
         registry.register(refused)
-        stale = Gauge(
-            "gateway_api_keys_stale",
-            "1 while the file of API keys can't be read and the keys stay as they were.",
+        in_force = Gauge(
+            "gateway_api_keys_in_force",
+            "1 while the API keys are those of their file; 0 while it can't be read, and they stay as they were.",
             registry=registry,
         )
-        stale.set_function(lambda: self._file is not None and self._file.stale)
+        in_force.set_function(lambda: self._file is None or not self._file.stale)
 
     def admits(self, authorization: str | None, api_key: str | None) -> bool:
         """Whether whoever sends these headers may ask."""

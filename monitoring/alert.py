@@ -130,6 +130,14 @@ def upstream_alerts() -> Group[Alert]:
                 summary="{{ $value }} gateways refuse the routes file as it is now, and go by the one before",
             ),
             Alert(
+                name="ApiKeysNotInForce",
+                expr="count(gateway_api_keys_in_force == 0) > 0",
+                pending="5m",
+                severity="warning",
+                team="platform",
+                summary="{{ $value }} gateways refuse the file of API keys as it is now, and go by the one before",
+            ),
+            Alert(
                 name="ContractMismatch",
                 expr="max(gateway_contract_errors) > 0",
                 pending="5m",

@@ -188,12 +188,12 @@ async def test_a_bad_edit_changes_nothing_and_is_shown(
 ) -> None:
     async with serve(api_keys=keys.path, poll_interval_s=0.02) as gateway:
         keys.write(more="team-b:tg_the_key_itself\n")
-        await until(lambda: gateway.metric("gateway_api_keys_stale") == 1)
+        await until(lambda: gateway.metric("gateway_api_keys_in_force") == 0)
         assert (await gateway.client.get("/v1/models", headers=keys.header)).status_code == 200
         assert "line 1: expected name:sha256" in caplog.text
         assert "the_key_itself" not in caplog.text
         keys.write()
-        await until(lambda: gateway.metric("gateway_api_keys_stale") == 0)
+        await until(lambda: gateway.metric("gateway_api_keys_in_force") == 1)
         assert (await gateway.client.get("/v1/models", headers=keys.header)).status_code == 401  # no line, no access
 
 

@@ -215,6 +215,12 @@ SCENES = [
         summary="2 gateways refuse the routes file as it is now, and go by the one before",
     ),
     Scene(
+        alert="ApiKeysNotInForce",
+        fires={f'gateway_api_keys_in_force{{instance="{i}"}}': "0x60" for i in range(2)},
+        quiet={'gateway_api_keys_in_force{instance="0"}': "1x60"},
+        summary="2 gateways refuse the file of API keys as it is now, and go by the one before",
+    ),
+    Scene(
         alert="ContractMismatch",
         fires={'gateway_contract_errors{instance="0"}': "2x60", 'gateway_contract_errors{instance="1"}': "2x60"},
         quiet={'gateway_contract_errors{instance="0"}': "0x60"},
