@@ -4,20 +4,21 @@ A line is `name:sha256`, or `name:sha256 until 2027-01-31` for a key that is goo
 hashes of keys are kept, so the file can't be used to ask. Keys are 256 random bits and are looked up by their hash: how
 long that takes says nothing of any key, and a slow hash, as passwords need one, would add nothing.
 
-A client sends its key as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`; over gRPC the same as metadata.
+A client sends its key as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`; over gRPC the same as metadata. One good
+key is enough: what else stands there may be for a proxy.
 """
 
 import asyncio
 import logging
 import re
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time
 from hashlib import sha256
 from math import inf
 from pathlib import Path
+from time import time as now_unix_s
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -28,33 +29,40 @@ from gateway.timing import Counters
 log = logging.getLogger(__name__)
 
 PROTOCOLS = ("http", "grpc")
+HEADERS = ("authorization", "x-api-key")  # that a key may be in
+HOLDER = "tidegate.holder"  # whose it was, in the scope of an HTTP request
 
 _PREFIX = "tg_"
 _KEY_BYTES = 32
-_LINE = re.compile(r"([A-Za-z0-9._-]{1,64})\s*:\s*([0-9a-fA-F]{64})(?:\s+until\s+(\d{4}-\d{2}-\d{2}))?")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LINE = re.compile(rf"({_NAME.pattern})\s*:\s*([0-9a-fA-F]{{64}})(?:\s+until\s+(\d{{4}}-\d{{2}}-\d{{2}}))?")
+_NO_KEY = sha256(b"").digest()
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key: who has it, its hash, and until when it is good, in seconds since 1970."""
+    """One key: who has it, its hash, and the last day on which it is good (UTC)."""
 
     name: str
     digest: bytes
-    until_unix_s: float = inf
+    last_day: date | None = None
+
+    @property
+    def until_unix_s(self) -> float:
+        """Up to when it is good, in seconds since 1970."""
+        return inf if self.last_day is None else datetime.combine(self.last_day, time.max, UTC).timestamp()
 
     def line(self) -> str:
         """Its line in the file."""
-        if self.until_unix_s == inf:
-            return f"{self.name}:{self.digest.hex()}"
-        last = datetime.fromtimestamp(self.until_unix_s, UTC).date() - timedelta(days=1)
-        return f"{self.name}:{self.digest.hex()} until {last}"
+        until = "" if self.last_day is None else f" until {self.last_day}"
+        return f"{self.name}:{self.digest.hex()}{until}"
 
 
 class Access:
     """Admits requests. `ring` is another object whenever the keys that are good have changed."""
 
     def __init__(
-        self, path: Path | None, registry: CollectorRegistry, *, clock: Callable[[], float] = time.time
+        self, path: Path | None, registry: CollectorRegistry, *, clock: Callable[[], float] = now_unix_s
     ) -> None:
         self._file = None if path is None else _file(path)
         self._clock = clock
@@ -64,30 +72,34 @@ class Access:
         refused = Counters("gateway_unauthenticated_total", "Requests without a good API key.", ("protocol",))
         self._refused = {protocol: refused.child(protocol) for protocol in PROTOCOLS}
         registry.register(refused)
-        in_force = Gauge(
-            "gateway_api_keys_in_force",
-            "1 while the API keys are those of their file; 0 while it can't be read, and they stay as they were.",
-            registry=registry,
-        )
-        in_force.set_function(lambda: self._file is None or not self._file.stale)
+        if self._file is not None:
+            in_force = Gauge(
+                "gateway_api_keys_in_force",
+                "1 while the API keys are those of their file; 0 while it can't be read, and they stay as they were.",
+                registry=registry,
+            )
+            in_force.set_function(lambda: self._file is not None and not self._file.stale)
 
-    def admits(self, authorization: str | None, api_key: str | None) -> bool:
-        """Whether whoever sends these headers may ask."""
-        return self.ring is None or self.holder(authorization, api_key) is not None
+    def admit(self, protocol: str, headers: Mapping[str, str]) -> str | None:
+        """Whose key a request came with; None where everybody may ask. Names of `headers` are in lower case.
 
-    def holder(self, authorization: str | None, api_key: str | None) -> str | None:
-        """Whose key it is; None for one that is not good, and where there are no keys."""
+        Raises Unauthenticated, and counts it, when it is no good one.
+        """
         if self.ring is None:
             return None
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer":
-            key = api_key or ""
-        return self.ring.get(sha256(key.strip().encode("utf-8", "replace")).digest())
+        holder = self.holder(headers)
+        if holder is None:
+            self._refused[protocol].inc()
+            raise Unauthenticated("expected a good API key in 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+        return holder
 
-    def refuse(self, protocol: str) -> Unauthenticated:
-        """Count a request that is not admitted; what to tell it."""
-        self._refused[protocol].inc()
-        return Unauthenticated("expected a good API key in 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+    def holder(self, headers: Mapping[str, str]) -> str | None:
+        """Whose key it is that these headers hold, if there is a good one."""
+        scheme, _, token = headers.get(HEADERS[0], "").partition(" ")
+        for key in (token if scheme.lower() == "bearer" else "", headers.get(HEADERS[1], "")):
+            if key and self.ring and (name := self.ring.get(_digest(key.strip()))) is not None:
+                return name
+        return None
 
     async def watch(self, interval_s: float) -> None:
         """Keep the keys those of their file that are good, for ever."""
@@ -97,13 +109,13 @@ class Access:
                 self._take_over()
 
     def _ended(self) -> bool:
-        return self._clock() >= self._next_end
+        return self._clock() > self._next_end
 
     def _take_over(self) -> None:
         if self._file is None:
             return
         now = self._clock()
-        good = [key for key in self._file.content if key.until_unix_s > now]
+        good = [key for key in self._file.content if key.until_unix_s >= now]
         self.ring = {key.digest: key.name for key in good}
         self._next_end = min([key.until_unix_s for key in good], default=inf)
         log.info(
@@ -117,10 +129,9 @@ def new_key(name: str, last_day: date | None = None) -> tuple[str, ApiKey]:
     Raises ValueError for a name that the file can't hold.
     """
     text = _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
-    key = ApiKey(name, sha256(text.encode()).digest(), inf if last_day is None else _end_of(last_day))
-    if _LINE.fullmatch(key.line()) is None:
+    if _NAME.fullmatch(name) is None:
         raise ValueError(f"expected a name of at most 64 letters, digits, '.', '_' and '-', got {name!r:.80}")
-    return text, key
+    return text, ApiKey(name, _digest(text), last_day)
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
@@ -140,15 +151,17 @@ def _parse(lines: Sequence[tuple[int, str]]) -> tuple[ApiKey, ...]:
         if match is None:
             raise ValueError(f"line {number}: expected name:sha256, and perhaps 'until YYYY-MM-DD'")
         digest = bytes.fromhex(match[2])
+        if digest == _NO_KEY:
+            raise ValueError(f"line {number}: this is the hash of no key at all, which would let everybody in")
         if digest in keys:
             raise ValueError(f"line {number}: the key of {keys[digest].name!r} is there twice")
         try:
-            until = inf if match[3] is None else _end_of(date.fromisoformat(match[3]))
+            last_day = None if match[3] is None else date.fromisoformat(match[3])
         except ValueError as exc:
             raise ValueError(f"line {number}: {exc}") from exc
-        keys[digest] = ApiKey(match[1], digest, until)
+        keys[digest] = ApiKey(match[1], digest, last_day)
     return tuple(keys.values())
 
 
-def _end_of(day: date) -> float:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() + 86_400
+def _digest(key: str) -> bytes:
+    return sha256(key.encode("utf-8", "replace")).digest()

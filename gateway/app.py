@@ -73,7 +73,7 @@ def create_plane(
         shadow=shadow,
         access=access,
         feedback=Feedback(keys, registry, clock=time.time),
-        journal=Journal(requests, tracer, access),
+        journal=Journal(requests, tracer),
     )
 
 

@@ -38,6 +38,7 @@ class Ask:
     timeout_s: float | None = None
     request_id: str = ""
     client: str | None = None
+    key: str | None = None  # whose API key it came with
     headers: Callable[[], Mapping[str, str]] = _nothing
 
 

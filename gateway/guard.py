@@ -4,16 +4,18 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.access import Access
+from gateway.access import HEADERS, HOLDER, Access
 from gateway.body import header_text
+from gateway.error import Unauthenticated
 from gateway.hot import error_reply
 
 OPEN_PATHS = frozenset(("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"))
 
 
-def admitted(access: Access, headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a request with these headers may go on."""
-    return access.admits(header_text(headers, b"authorization"), header_text(headers, b"x-api-key"))
+def keys_of(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Those headers that a key may be in."""
+    sent = {name: header_text(headers, name.encode()) for name in HEADERS}
+    return {name: value for name, value in sent.items() if value is not None}
 
 
 class Guard:
@@ -25,10 +27,13 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or refuse."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or admitted(self._access, dict(scope["headers"])):
-            await self._app(scope, receive, send)
-            return
-        reply = error_reply(self._access.refuse("http"))
-        reply.headers.append((b"connection", b"close"))  # what comes of its body isn't to be taken for a request
-        await send({"type": "http.response.start", "status": reply.status, "headers": reply.raw_headers()})
-        await send({"type": "http.response.body", "body": reply.body})
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and self._access.ring is not None:
+            try:
+                scope[HOLDER] = self._access.admit("http", keys_of(dict(scope["headers"])))
+            except Unauthenticated as exc:
+                reply = error_reply(exc)
+                reply.headers.append((b"connection", b"close"))  # its body isn't to be taken for a request
+                await send({"type": "http.response.start", "status": reply.status, "headers": reply.raw_headers()})
+                await send({"type": "http.response.body", "body": reply.body})
+                return
+        await self._app(scope, receive, send)

@@ -18,6 +18,7 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contract.schema import ClassificationPostprocess, Contract
+from gateway.access import HOLDER
 from gateway.body import Body, header_text, read_items
 from gateway.call import Ask, Call
 from gateway.dataplane import DataPlane
@@ -84,6 +85,7 @@ class Exchange:
     body: bytes | None = None
     read: Callable[[float], Awaitable[bytes]] | None = None
     request_id: str = ""
+    key: str | None = None  # whose API key it came with
 
     async def whole_body(self, deadline: float) -> bytes:
         """The body, once all of it is there."""
@@ -93,7 +95,7 @@ class Exchange:
     def ask(self, protocol: str) -> Ask:
         """What is asked for, for the data plane."""
         self.request_id = request_id(header_text(self.headers, b"x-request-id"))
-        return Ask(protocol, self.name, self.version, None, self.request_id, self.client, self._headers)
+        return Ask(protocol, self.name, self.version, None, self.request_id, self.client, self.key, self._headers)
 
     def heed_timeout(self, call: Call) -> None:
         """Give the call no more time than the client does; InvalidRequest when that can't be read."""
@@ -218,7 +220,8 @@ class HotPath:
         headers = dict(scope["headers"])
         body = Body(receive, headers, self._endpoints.plane.settings.max_body_bytes)
         client = scope.get("client")
-        exchange = Exchange(name, version, headers, client[0] if client else None, read=body.read)
+        key = scope.get(HOLDER)
+        exchange = Exchange(name, version, headers, client[0] if client else None, read=body.read, key=key)
         try:
             reply = await unless_gone(answer(endpoint, exchange), body)
         except ClientGone:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 
-from gateway.access import Access
 from gateway.call import Ask, Call
 from gateway.log import Record, RequestLog
 from gateway.metric import OTHER, STAGES
@@ -14,9 +13,8 @@ from gateway.trace import Span, Tracer
 class Journal:
     """Writes a request down when it has ended."""
 
-    def __init__(self, requests: RequestLog, tracer: Tracer, access: Access) -> None:
+    def __init__(self, requests: RequestLog, tracer: Tracer) -> None:
         self._requests = requests
-        self._access = access
         self._tracer = tracer
 
     def begin(self, ask: Ask) -> Span | None:
@@ -52,19 +50,13 @@ class Journal:
             batch_samples=call.batch_samples if call else 0,
             error=None if error is None else message_of(error),
             client=ask.client,
-            key=self._holder(ask),
+            key=ask.key,
             trace_id=None,
         )
         if span is not None:
             record = self._tracer.finish(span, record)
         if logged:
             self._requests.write(record)
-
-    def _holder(self, ask: Ask) -> str | None:
-        if self._access.ring is None:
-            return None
-        headers = ask.headers()
-        return self._access.holder(headers.get("authorization"), headers.get("x-api-key"))
 
     def upstream_metadata(self, spans: Sequence[Span | None]) -> Sequence[tuple[str, str]]:
         """What a call to Triton carries of the traces of the requests in it."""

@@ -12,6 +12,7 @@ from gateway.error import ConfigurationError
 log = logging.getLogger(__name__)
 
 _MAX_BYTES = 256 * 1024
+_NEVER = object()
 _WORLD = stat.S_IROTH | stat.S_IWOTH
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ class KeyFile(Generic[T]):
 
     def __init__(self, path: Path, what: str, parse: Callable[[list[tuple[int, str]]], T], *, secret: bool) -> None:
         self.path = path
-        self.stale = False  # whether the last edit can't be read
+        self.stale = False  # whether the file can't be read as it is now
+        self._said = ""
         self._what = what
         self._parse = parse
         self._secret = secret
@@ -38,16 +40,19 @@ class KeyFile(Generic[T]):
 
     def refresh(self) -> bool:
         """Read the file again if it changed; whether there is new content."""
+        stamp = _stamp(self.path)
+        if stamp == self._stamp:
+            return False
         try:
-            if (stamp := _stamp(self.path)) == self._stamp:
-                return False
-            self._stamp = stamp
             self._stamp, self.content = self._read()
         except KeyFileError as exc:
-            log.error("the %s stay as they were: %s", self._what, exc)
-            self.stale = True
+            # What is wrong in it stays so until it is edited; what couldn't be opened may be there the next time.
+            self._stamp = _NEVER if isinstance(exc.__cause__, OSError) else stamp
+            if str(exc) != self._said:
+                log.error("the %s stay as they were: %s", self._what, exc)
+            self.stale, self._said = True, str(exc)
             return False
-        self.stale = False
+        self.stale, self._said = False, ""
         return True
 
     def _read(self) -> tuple[object, T]:
@@ -88,4 +93,4 @@ def _stamp(path: Path) -> object:
 
 
 def _stamp_of(state: os.stat_result) -> object:
-    return (state.st_mtime_ns, state.st_size, state.st_ino)
+    return (state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)

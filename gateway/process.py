@@ -44,15 +44,16 @@ def supervise(settings: Settings) -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
-        wrong = 0
+        wrong, restarted = 0, set[int]()
         while not stop.wait(_POLL_S):
             for i, child in enumerate(children):
                 code = child.poll()
-                if code == _WRONG_SETTINGS:  # and will be the next time
+                if code == _WRONG_SETTINGS and i not in restarted:  # and will be the next time
                     wrong = code
                     end()
                 elif code is not None:
                     log.error("gateway process %d ended with %d; starting it again", i, code)
+                    restarted.add(i)  # if it can't read its files now, the others still go by what they have read
                     if not stop.wait(_RESTART_S):
                         children[i] = _spawn(settings, i)
         ended = _ended(children, settings.drain_timeout_s)

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.guard import admitted
+from gateway.guard import keys_of
 from gateway.hot import Endpoint, Exchange, HotEndpoints, Reply, error_reply
 
 MAX_PIPELINED = 16
@@ -42,6 +42,7 @@ class Head:
     keep_alive: bool
     body_bytes: int
     ring: object  # the keys by which it was admitted
+    key: str | None  # whose it was
 
 
 class _Cycle:
@@ -195,15 +196,15 @@ class GatewayProtocol(HttpToolsProtocol):
             return None
         found = self.endpoints.find(self.url.decode("latin-1"))
         headers = dict(self.headers)
-        ring = self.endpoints.access.ring
-        if ring is not None and not admitted(self.endpoints.access, headers):
-            return None
+        ring, key = self.endpoints.access.ring, None
+        if ring is not None and (key := self.endpoints.access.holder(keys_of(headers))) is None:
+            return None  # it is refused where all others are
         length = headers.get(b"content-length", b"")
         if found is None or b"transfer-encoding" in headers or b"content-encoding" in headers:
             return None
         if not length.isdigit() or len(length) > _LENGTH_DIGITS or int(length) > self.max_body_bytes:
             return None  # zeros in front may hide any length: whoever counts what comes reads those
-        return Head(*found, headers, self.parser.should_keep_alive(), int(length), ring)
+        return Head(*found, headers, self.parser.should_keep_alive(), int(length), ring, key)
 
     def _keep(self, head: Head) -> None:
         """Keep a head for the next request, if it and its body are exactly what arrived together."""
@@ -216,7 +217,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _start(self, head: Head, body: bytes) -> None:
         self._begun, self._patience_s = False, 0.0
         client = self.client[0] if self.client else None
-        exchange = Exchange(head.name, head.version, head.headers, client, body)
+        exchange = Exchange(head.name, head.version, head.headers, client, body, key=head.key)
         cycle = _Cycle(head.keep_alive and not self._last)
         self.cycle = cycle  # type: ignore[assignment]
         self._task = cycle.task = self.loop.create_task(self._serve(cycle, head.endpoint, exchange))

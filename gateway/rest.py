@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from contract import Contract, ContractError
+from gateway.access import HOLDER
 from gateway.body import Body, field_names, read_json
 from gateway.call import Ask
 from gateway.catalog import Served
@@ -279,7 +280,8 @@ def _describe_contract(contract: Contract, max_items: int) -> dict[str, Any]:
 def _ask(request: Request) -> Ask:
     name, version = request.path_params["name"], request.path_params.get("version")
     given = request_id(request.headers.get("x-request-id"))
-    return Ask("v2_http", name, version, request_id=given, headers=lambda: dict(request.headers))
+    key = request.scope.get(HOLDER)
+    return Ask("v2_http", name, version, request_id=given, key=key, headers=lambda: dict(request.headers))
 
 
 def _served(plane: DataPlane, request: Request) -> Served:

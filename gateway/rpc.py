@@ -5,7 +5,7 @@ those who change them.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from gateway.call import Ask
 from gateway.dataplane import DataPlane
-from gateway.error import BodyTooLarge
+from gateway.error import BodyTooLarge, Unauthenticated
 from gateway.hot import EXTENSIONS, class_labels
 from gateway.http2.head import RequestHead
 from gateway.http2.server import GrpcServer
@@ -97,7 +97,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """Infer one request."""
         try:
-            with self._plane.call(_ask(request, context)) as call:
+            with self._plane.call(_ask(self._plane, request, context)) as call:
                 if (size := request.ByteSize()) > (most := self._plane.settings.max_body_bytes):
                     raise BodyTooLarge(f"expected a message of at most {most} bytes, got {size}")
                 asked = read_message(request)
@@ -109,7 +109,8 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Infer requests as they come; a decoupled model answers each as often as it likes."""
-        async for response in answer_stream(self._plane, requests, lambda request: _ask(request, context)):
+        # A stream may stay open for long: each of its requests needs a key that is good then.
+        async for response in answer_stream(self._plane, requests, lambda one: _ask(self._plane, one, context)):
             yield response
 
     def _find(self, request: Any, context: Any) -> Any:
@@ -132,6 +133,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         if request.service in ("", SERVICE):
             return _health(self._plane.catalog.ready)
         try:
+            self._plane.access.admit("grpc", _metadata(context))  # what models there are isn't for everybody
             self._plane.routing.find(Ask("v2_grpc", request.service))
         except Exception as exc:
             if outcome_of(exc).grpc_code is not grpc.StatusCode.UNAVAILABLE:
@@ -159,12 +161,12 @@ def grpc_server(plane: DataPlane) -> GrpcServer:
     settings, access = plane.settings, plane.access
 
     def guard(head: RequestHead) -> str | None:
-        if access.ring is None or head.path in OPEN_PATHS:
-            return None
-        sent = {name: value for name, value in head.metadata if isinstance(value, str)}
-        if access.admits(sent.get("authorization"), sent.get("x-api-key")):
-            return None
-        return message_of(access.refuse("grpc"))
+        if access.ring is not None and head.path not in OPEN_PATHS:
+            try:
+                access.admit("grpc", _texts(head.metadata))
+            except Unauthenticated as exc:
+                return message_of(exc)
+        return None
 
     server = GrpcServer(
         guard=guard,
@@ -179,7 +181,8 @@ def grpc_server(plane: DataPlane) -> GrpcServer:
     return server
 
 
-def _ask(request: Any, context: Any) -> Ask:
+def _ask(plane: DataPlane, request: Any, context: Any) -> Ask:
+    key = None if plane.access.ring is None else plane.access.admit("grpc", _metadata(context))
     return Ask(
         "v2_grpc",
         request.model_name,
@@ -187,12 +190,17 @@ def _ask(request: Any, context: Any) -> Ask:
         context.time_remaining(),
         request_id(request.id or None),
         context.peer(),
+        key,
         lambda: _metadata(context),
     )
 
 
 def _metadata(context: Any) -> dict[str, str]:
-    return {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+    return _texts(context.invocation_metadata())
+
+
+def _texts(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
+    return {name: value for name, value in metadata if isinstance(value, str)}
 
 
 def _health(ready: bool) -> Any:

@@ -22,6 +22,7 @@ from gateway.hot import HotEndpoints
 from gateway.http2.server import GrpcServer
 from gateway.process import bound_socket
 from gateway.protocol import protocol_of
+from gateway.resolve import is_loopback, join_address
 from gateway.rpc import grpc_server
 from gateway.setting import Settings
 
@@ -56,6 +57,7 @@ async def serve(settings: Settings) -> None:
         uvicorn.Config(
             create_app(plane),
             loop="none",
+            ws="none",
             http=protocol_of(HotEndpoints(plane), settings.max_connections),
             log_config=None,
             access_log=False,
@@ -77,6 +79,8 @@ async def serve(settings: Settings) -> None:
             "http on %s:%d, grpc on %d, metrics on %d, triton at %s",
             *(*http.getsockname()[:2], grpc.getsockname()[1], exporter.server_port, settings.triton),
         )
+        if plane.access.ring is None and not is_loopback(join_address(*http.getsockname()[:2])):
+            log.warning("everybody who reaches these ports may ask: there are no API keys (docs/access.md)")
         try:
             await server.serve(sockets=[http])
         finally:

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Every bound and address of one gateway process."""
 
-    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", env_ignore_empty=True, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", frozen=True, extra="forbid")
 
     repository: Path = Path("model_repository")
     triton: str = "127.0.0.1:8001"  # host:port of its gRPC endpoint, or several, separated by commas

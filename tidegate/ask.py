@@ -55,7 +55,9 @@ def exchange(method: str, url: str, path: str, timeout_s: float, **content: Any)
 
 def key_header() -> dict[str, str]:
     """The header with the key in `TIDEGATE_API_KEY`, where there is one."""
-    key = os.environ.get("TIDEGATE_API_KEY")
+    key = os.environ.get("TIDEGATE_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise CommandError("expected an API key of printable ASCII in TIDEGATE_API_KEY")  # it isn't quoted: a secret
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

@@ -269,7 +269,8 @@ def up(
     state: Annotated[Path, typer.Option(help="Folder for logs and Prometheus' data.")] = STATE,
     routes: Annotated[Path | None, typer.Option(help="Routes file of the gateway; docs/routes.md says how.")] = None,
     api_keys: Annotated[
-        Path | None, typer.Option(help="File of the keys of those who may ask; everybody may without it.")
+        Path | None,
+        typer.Option(envvar="TIDEGATE_API_KEYS", help="File of the keys of those who may ask; everybody may without."),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Gateway processes, on the same ports.")] = 1,
     http_port: Annotated[int, typer.Option(min=1, max=65533, help="The gateway's HTTP port.")] = 8080,

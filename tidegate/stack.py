@@ -134,7 +134,7 @@ class Stack:
             KeyRing.make(path)
         return path
 
-    def _commands(self) -> Iterator[tuple[str, Sequence[str], Mapping[str, str]]]:
+    def _commands(self) -> Iterator[tuple[str, Sequence[str], Mapping[str, str | None]]]:
         from monitoring import command, find_binary, write_configuration
 
         ports = self.ports
@@ -168,7 +168,7 @@ class Stack:
             {
                 "TIDEGATE_REPOSITORY": str(self.repository),
                 "TIDEGATE_FEEDBACK_KEYS": str(self._feedback_keys()),
-                "TIDEGATE_API_KEYS": "" if self.api_keys is None else str(self.api_keys),
+                "TIDEGATE_API_KEYS": None if self.api_keys is None else str(self.api_keys),
                 **({} if self.routes is None else {"TIDEGATE_ROUTES": str(self.routes)}),
                 "TIDEGATE_TRITON": f"127.0.0.1:{ports.triton_grpc}",
                 "TIDEGATE_HTTP_PORT": str(ports.http),
@@ -189,7 +189,8 @@ class Stack:
                 raise StackError(f"{' and '.join(waiting)} not ready within {READY_TIMEOUT_S:.0f} s\n{tails}")
             self._stopping.wait(_POLL_S)
 
-    def _spawn(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def _spawn(self, name: str, command: Sequence[str], environment: Mapping[str, str | None]) -> None:
+        """Start a part; a variable of its environment that is None isn't passed on."""
         from serving import leash
 
         log = self.state / "log" / f"{name}.log"
@@ -202,7 +203,7 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=os.environ | environment,
+                env={key: value for key, value in {**os.environ, **environment}.items() if value is not None},
                 process_group=0,  # Ctrl-C reaches this process alone, and it ends the others in order
             )
         self._processes.append(_Process(name, popen, log))

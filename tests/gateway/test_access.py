@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from gateway.access import ApiKey, new_key
 from gateway.guard import OPEN_PATHS
 from gateway.key_file import KeyFileError
 from tests.gateway.attack import BRIGHT, INFER, PNG_TYPE, PREDICT, Serve, check_refused, document, message, unharmed
-from tests.gateway.listening import grpc_address, listening, until
+from tests.gateway.listening import calling, grpc_address, listening, until
 
 SAID = "expected a good API key"
 
@@ -65,6 +66,7 @@ def routes_of(routes: Iterable[Any]) -> Iterator[Any]:
         {"Authorization": "Basic dGc6dGc="},
         {"X-API-Key": "tg_wrong"},
         {"X-API-Key": "ü" * 3000},
+        {"Authorization": "Bearer", "X-API-Key": " "},
     ],
 )
 async def test_no_route_but_health_answers_without_a_good_key(
@@ -93,13 +95,18 @@ async def test_whoever_has_a_key_is_answered_and_named_in_the_log(
     serve: Serve, keys: Keys, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with serve(api_keys=keys.path, log_sample=1) as gateway:
-        for headers in (keys.header, {"X-API-Key": keys.text}, {"Authorization": f"bearer  {keys.text} "}):
+        for headers in (
+            keys.header,
+            {"X-API-Key": keys.text},
+            {"Authorization": f"bearer  {keys.text} "},
+            {"Authorization": "Bearer for.a.proxy", "X-API-Key": keys.text},
+        ):
             answer = await gateway.client.post(PREDICT, content=BRIGHT, headers=headers | PNG_TYPE)
             assert answer.status_code == 200, answer.text
         document = (await gateway.client.get("/openapi.json", headers=keys.header)).json()
         assert document["security"] == [{"bearer": []}, {"header": []}]
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["key"] for line in lines if line["logger"] == "gateway.request"] == ["team-a"] * 3
+    assert [line["key"] for line in lines if line["logger"] == "gateway.request"] == ["team-a"] * 4
     assert all(keys.text not in str(line) for line in lines)
 
 
@@ -150,9 +157,26 @@ async def test_no_call_but_health_is_answered_without_a_good_key(serve: Serve, k
                 assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
                 assert SAID in await call.details()
         assert gateway.metric("gateway_unauthenticated_total", protocol="grpc") == 3 * len(calls + streams)
+        with pytest.raises(grpc.aio.AioRpcError) as hidden:  # health tells everybody of the server, and not of models
+            await health.Check(health_pb2.HealthCheckRequest(service="no-such-model"))
+        assert hidden.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "tiny" not in (hidden.value.details() or "")
         good = (("authorization", f"Bearer {keys.text}"),)
+        assert (await health.Check(health_pb2.HealthCheckRequest(service="tiny"), metadata=good)).status == 1
         assert (await stub.ModelInfer(message(), metadata=good)).model_name == "tiny"
         assert (await stub.ModelInfer(message(), metadata=(("x-api-key", keys.text),))).model_name == "tiny"
+
+
+async def test_a_stream_that_is_open_needs_a_good_key_for_each_request(serve: Serve, keys: Keys) -> None:
+    async with serve(api_keys=keys.path, poll_interval_s=0.02) as gateway, calling(gateway) as stub:
+        stream = stub.ModelStreamInfer(metadata=(("x-api-key", keys.text),))
+        await stream.write(message())
+        assert (await stream.read()).infer_response.model_name == "tiny"
+        keys.write()
+        await until(lambda: not gateway.plane.access.ring)
+        await stream.write(message())
+        assert SAID in (await stream.read()).error_message
+        await stream.done_writing()
 
 
 async def test_a_flood_without_keys_harms_nobody(serve: Serve, keys: Keys) -> None:
@@ -178,7 +202,7 @@ async def test_a_key_ends_with_its_last_day(serve: Serve, keys: Keys) -> None:
     async with serve(api_keys=keys.path, poll_interval_s=0.02) as gateway:
         assert (await gateway.client.get("/v1/models", headers={"X-API-Key": text})).status_code == 200
         assert (await gateway.client.get("/v1/models", headers={"X-API-Key": over})).status_code == 401
-        gateway.plane.access._clock = lambda: lasts.until_unix_s
+        gateway.plane.access._clock = lambda: lasts.until_unix_s + 1
         await until(lambda: not gateway.plane.access.ring)
         assert (await gateway.client.get("/v1/models", headers={"X-API-Key": text})).status_code == 401
 
@@ -197,12 +221,26 @@ async def test_a_bad_edit_changes_nothing_and_is_shown(
         assert (await gateway.client.get("/v1/models", headers=keys.header)).status_code == 401  # no line, no access
 
 
+async def test_a_file_that_cannot_be_opened_is_tried_again(
+    serve: Serve, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = keys.path.with_suffix(".away")
+    async with serve(api_keys=keys.path, poll_interval_s=0.02) as gateway:
+        keys.path.rename(away)
+        await until(lambda: gateway.metric("gateway_api_keys_in_force") == 0)
+        await asyncio.sleep(0.1)
+        assert caplog.text.count("No such file") == 1
+        away.rename(keys.path)
+        await until(lambda: gateway.metric("gateway_api_keys_in_force") == 1)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("team a:" + "0" * 64, "line 1: expected name:sha256"),
         ("team-a:" + "0" * 63, "line 1: expected name:sha256"),
         ("team-a:" + "0" * 64 + " until 2027-02-30", "line 1: day is out of range"),
+        ("a:" + sha256(b"").hexdigest(), "line 1: this is the hash of no key"),
         ("a:" + "0" * 64 + "\nb:" + "0" * 64, "line 2: the key of 'a' is there twice"),
     ],
 )
