@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from contract.error import ImageError, InputError
+from contract.image_memory import EXIF_ORIENTATION, MAX_SIDE, STRIP_PIXELS, is_flat, most_bytes, tamed
 from contract.place import ImagePlace, Region
 from contract.schema import ImagePreprocess
 
@@ -24,19 +25,11 @@ _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_EXIF_ORIENTATION = 0x0112
 # By orientation: whose width is the upright image's height, whose right or bottom is its left, and whose is its top.
 _TURNED, _TO_LEFT, _TO_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
-_PNG_EXIF = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+_JPEGS = ("JPEG", "MPO")  # an MPO begins with a JPEG, and may have more behind it
 _JPEG_SCAN = b"\xff\xda"
 MAX_JPEG_SCANS = 100  # a progressive JPEG has about ten; each goes over all pixels again, whatever the file's size
-
-# What Pillow takes for a pixel: four bytes for any that has colours or isn't of eight bits, and as much again for each
-# step that makes a new image of it.
-_PIXEL_BYTES, _GREY_BYTES = 4, 1
-_WEBP_BYTES = 12  # the library decodes into memory of its own, and the frames of an animation are put together
-_PROGRESSIVE_BYTES = 6  # the coefficients, two bytes for each of three channels, until the last scan has been read
-_STRIP_PIXELS, _STRIP_BYTES = 1024 * 1024, 20  # of a part that is flattened: how many, and what it takes for each
 
 Take = Callable[[int], AbstractContextManager[None]]
 
@@ -65,6 +58,9 @@ class DecodedImage:
 
 def num_pixels(data: bytes) -> int:
     """Pixels that the file's header claims; 0 for bytes that are no image. Nothing is decoded."""
+    data, size = tamed(data)
+    if size is not None:
+        return size[0] * size[1]
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.width * image.height
@@ -80,21 +76,22 @@ def decode(data: bytes, spec: ImagePreprocess, max_pixels: int | None = None, ta
     Then it is taken within `take`, a context for so many bytes, whose InputError and TimeoutError are passed on.
     """
     limit = spec.max_pixels if max_pixels is None else max_pixels
+    data, known_size = tamed(data)
+    if known_size is not None:
+        _check_size(known_size, limit)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             size = image.size
-            if size[0] * size[1] > limit:
-                raise ImageError(f"expected an image of at most {limit} pixels, got {size[0]} x {size[1]}")
-            if image.format == "JPEG" and data.count(_JPEG_SCAN) > MAX_JPEG_SCANS:
+            _check_size(size, limit)
+            if image.format in _JPEGS and data.count(_JPEG_SCAN) > MAX_JPEG_SCANS:
                 raise ImageError(f"expected a JPEG of at most {MAX_JPEG_SCANS} scans, got more")
             # A JPEG decodes at a fraction of its size.
             draft = image.draft(spec.mode, (2 * spec.width, 2 * spec.height))
-            with take(_most_bytes(image, data, size, spec)):
-                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            with take(most_bytes(image, data, size, spec)):
+                orientation = image.getexif().get(EXIF_ORIENTATION, 1)
                 upright = _upright(image, orientation)
                 upright_size = upright.size
                 resized = _resize(_flatten(upright, spec), spec)
-                del upright
     except (InputError, TimeoutError):
         raise
     except UnidentifiedImageError:
@@ -106,6 +103,13 @@ def decode(data: bytes, spec: ImagePreprocess, max_pixels: int | None = None, ta
     return DecodedImage(pixels=pixels, aspect=upright_size[0] / upright_size[1], place=place)
 
 
+def _check_size(size: tuple[int, int], limit: int) -> None:
+    if size[0] * size[1] > limit:
+        raise ImageError(f"expected an image of at most {limit} pixels, got {size[0]} x {size[1]}")
+    if max(size) > MAX_SIDE:
+        raise ImageError(f"expected an image of at most {MAX_SIDE} pixels a side, got {size[0]} x {size[1]}")
+
+
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     if orientation == 1:
         image.load()
@@ -113,36 +117,11 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _most_bytes(image: Image.Image, data: bytes, size: tuple[int, int], spec: ImagePreprocess) -> int:
-    """The most memory that it takes to make an image of the contract's of one of which only the header was read."""
-    num_pixels = image.width * image.height  # of a JPEG, those that are decoded
-    bytes_per_pixel = _GREY_BYTES if image.mode in ("1", "L", "P") else _PIXEL_BYTES
-    if _may_be_turned(image, data):
-        bytes_per_pixel *= 2
-    if image.format == "WEBP":
-        bytes_per_pixel += _WEBP_BYTES
-    num_bytes = _PROGRESSIVE_BYTES * size[0] * size[1] if image.info.get("progressive") else 0
-    if not _is_flat(image, spec):
-        bytes_per_pixel += _GREY_BYTES if spec.mode == "L" else _PIXEL_BYTES
-        num_bytes += _STRIP_BYTES * min(num_pixels, _STRIP_PIXELS)
-    return num_bytes + num_pixels * bytes_per_pixel
-
-
-def _may_be_turned(image: Image.Image, data: bytes) -> bool:
-    if image.format == "PNG":  # it may say so at its end, for which Pillow decodes it
-        return any(keyword in data for keyword in _PNG_EXIF)
-    return bool(image.getexif().get(_EXIF_ORIENTATION, 1) != 1)
-
-
-def _is_flat(image: Image.Image, spec: ImagePreprocess) -> bool:
-    return image.mode == spec.mode and "transparency" not in image.info
-
-
 def _flatten(image: Image.Image, spec: ImagePreprocess) -> Image.Image:
     """One layer of 8-bit pixels in the contract's mode; transparency shows `spec.background`."""
-    if _is_flat(image, spec):
+    if is_flat(image, spec):
         return image
-    rows = max(_STRIP_PIXELS // image.width, 1)
+    rows = max(STRIP_PIXELS // image.width, 1)
     if rows >= image.height:
         return _flatten_strip(image, spec)
     flat = Image.new(spec.mode, image.size)  # what is made on the way is no larger than a strip

@@ -177,6 +177,11 @@ class Executor:
             self.failures += 1
         return self.failures >= _MAX_FAILURES
 
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The calls in flight."""
+        return [call.task for lane in self._lanes.values() for call in lane.calls]
+
     def release(self, lane: "_Lane") -> None:
         """Forget a lane that has nothing to do: clients choose dynamic shapes, so lanes must not pile up."""
         if lane.idle and self._lanes.get(lane.signature) is lane:
@@ -194,24 +199,24 @@ class _Lane:
         self.signature = signature
         self._executor = executor
         self._waiting: deque[Entry] = deque()
-        self._calls: set[_Call] = set()
+        self.calls: set[_Call] = set()
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._calls
+        return not self._waiting and not self.calls
 
     def push(self, entry: Entry) -> None:
         self._waiting.append(entry)
-        if len(self._calls) < self._executor.max_calls:
+        if len(self.calls) < self._executor.max_calls:
             self._send()
 
     def _send(self) -> None:
-        while self._waiting and len(self._calls) < self._executor.max_calls:
+        while self._waiting and len(self.calls) < self._executor.max_calls:
             batch = self._take()
             if not batch:
                 return
             call = _Call(self, batch)
-            self._calls.add(call)
+            self.calls.add(call)
             call.task.add_done_callback(lambda _, call=call: self._returned(call))  # type: ignore[misc]
 
     def _take(self) -> list[Entry]:
@@ -259,7 +264,7 @@ class _Lane:
         self._executor.on_retry(len(waiting))
 
     def _returned(self, call: "_Call") -> None:
-        self._calls.discard(call)
+        self.calls.discard(call)
         self._send()
         self._executor.release(self)
 

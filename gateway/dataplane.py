@@ -35,7 +35,7 @@ from gateway.route_file import RouteFile
 from gateway.routing import Routing
 from gateway.setting import Settings
 from gateway.shadow import Shadow
-from gateway.upstream import Batch, Upstream
+from gateway.upstream import GRACE_S, Batch, Upstream
 from gateway.v2 import InferRequest
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class DataPlane:
         self._configs: dict[Served, Any] = {}
         self._observations: dict[Served, Observation] = {}
         self._executors: dict[Served, Executor] = {}
-        self._errands = Errands(settings.max_inflight)
+        self._errands: dict[Served, Errands] = {}
         self._threads = ThreadPoolExecutor(settings.preprocess_threads, thread_name_prefix="preprocess")
 
     def call(self, ask: Ask) -> Admission:
@@ -132,8 +132,11 @@ class DataPlane:
         self.count_now()
         await self.shadow.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        calls: list[asyncio.Task[Any]] = [task for executor in self._executors.values() for task in executor.tasks]
+        calls += [task for errands in self._errands.values() for task in errands.tasks]
+        if calls:  # whoever waited has left: until they end, closing the connection would be to cancel them
+            await asyncio.wait(calls, timeout=2 * GRACE_S)
         await self.upstream.close()
-        await self._errands.close()
         await asyncio.to_thread(self.journal.close, self.settings.drain_timeout_s)
 
     def count_now(self) -> None:
@@ -220,20 +223,26 @@ class DataPlane:
         served = call.served
         if served.contract is not None:
             check_inputs(served.contract.inputs, served.contract.batch_axis, tensors)
-        self.metrics.series(served.name, served.version).attempts.inc()
+        errands = self._errands.get(served)
+        if errands is None:
+            errands = self._errands[served] = Errands(self.settings.max_inflight)
         metadata = self.journal.upstream_metadata([call.span])
         batch = Batch(served.name, served.version, [tensors], call.priority, parameters, metadata)
-        asked = self.upstream.infer(batch, deadline - time.monotonic())
-        outputs = await self._errands.run(asked, deadline)
+        outputs = await errands.run(self._attempt(batch, deadline), deadline)
         call.mark("upstream")
         if served.contract is not None:
             outputs = as_samples(served.contract.batch_axis, outputs)
         return Inference(Result(outputs, 1, lambda _: None), None, 0.0)
 
+    async def _attempt(self, batch: Batch, deadline: float) -> Values:
+        self.metrics.series(batch.name, batch.version).attempts.inc()
+        return await self.upstream.infer(batch, deadline - time.monotonic())
+
     def _changed(self, change: Change) -> None:
         """Take over the catalog's new versions and let go of the old ones."""
         for served in change.removed:
             self._executors.pop(served, None)
+            self._errands.pop(served, None)
             self._configs.pop(served, None)
             if served in self._observations:
                 self._observations.pop(served).count()

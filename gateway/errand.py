@@ -5,7 +5,8 @@ again, can't pile up work there, those calls count until they end.
 """
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Set
 from typing import Any, TypeVar
 
 from gateway.error import DeadlineExceeded, Overloaded
@@ -26,6 +27,9 @@ class Errands:
         Raises DeadlineExceeded, Overloaded when there are too many, or what the call raised. It is cancelled when
         nobody waits for it any more; how long it goes on then is up to it.
         """
+        if deadline <= time.monotonic():
+            call.close()
+            raise DeadlineExceeded("the request's time was up before the model was asked")
         if len(self._tasks) >= self._most:
             call.close()
             raise Overloaded(f"the inference servers are at work on {self._most} calls, the gateway's limit")
@@ -40,10 +44,10 @@ class Errands:
         finally:
             task.cancel()  # does nothing to one that has ended
 
-    async def close(self) -> None:
-        """Wait for the calls that go on."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+    @property
+    def tasks(self) -> Set[asyncio.Task[Any]]:
+        """The calls that go on."""
+        return self._tasks
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -221,6 +221,8 @@ class TritonUpstream:
                     raise
             del request.inputs[:]
             timeout_s = deadline - time.monotonic()
+            if timeout_s <= 0:
+                raise CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before it was sent once more")
         first, *tail = append_inputs(request, columns)
         message = request.SerializeToString() + first
         return await self._channel.unary(_INFER, message, timeout_s, metadata, tail, GRACE_S)

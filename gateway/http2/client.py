@@ -86,7 +86,7 @@ class GrpcChannel:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         answer = await self._made(path, message, timeout_s, metadata, tail, grace_s)
-        if isinstance(answer, CallError) and answer.unsent:
+        if isinstance(answer, CallError) and answer.unsent and loop.time() < deadline:
             answer = await self._made(path, message, deadline - loop.time(), metadata, tail, grace_s)
         if isinstance(answer, CallError):
             raise answer

@@ -130,7 +130,8 @@ class ClientCall(Stream):
         """Wait for the end of a call that was cancelled: it comes within the grace."""
         if self.sent and self._grace_s and not self.closed:
             self.answer = self.conn.loop.create_future()  # the old one was cancelled with who waited for it
-            self._wait_on()
+            if not self.late:
+                self._wait_on()
             await self.answer
 
     def _finish(self, code: grpc.StatusCode | None, details: str) -> None:

@@ -112,8 +112,13 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
     data = encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
     decode(data, GREY)
     scan = data[data.rindex(b"\xff\xda") : -2]
-    with pytest.raises(ImageError, match="at most 100 scans"):
-        decode(data[:-2] + scan * 200 + data[-2:], GREY)
+    many = data[:-2] + scan * 200 + data[-2:]
+    several = encoded(Image.new("L", (64, 64)), "MPO", save_all=True, append_images=[Image.new("L", (64, 64))])
+    mark = several.index(b"\xff\xe2")  # what makes a JPEG one of several pictures in a file
+    index = several[mark : mark + 2 + int.from_bytes(several[mark + 2 : mark + 4], "big")]
+    for picture in (many, many[:2] + index + many[2:]):
+        with pytest.raises(ImageError, match="at most 100 scans"):
+            decode(picture, GREY)
 
 
 def test_a_crop_of_a_whole_side_is_never_larger_than_the_image() -> None:

@@ -42,6 +42,13 @@ async def test_what_a_call_ends_with_is_passed_on() -> None:
     assert await errands.run(server.answer(), soon()) == "answer"  # both have made room
 
 
+async def test_a_call_whose_time_is_up_is_not_made() -> None:
+    server, errands = Server(), Errands(1)
+    with pytest.raises(DeadlineExceeded, match="before the model was asked"):
+        await errands.run(server.answer(), soon(-1))
+    assert (server.begun, len(errands.tasks)) == (0, 0)
+
+
 async def test_nobody_waits_for_longer_than_his_deadline_and_the_call_counts_until_it_ends() -> None:
     server, errands = Server(), Errands(2)
     with pytest.raises(DeadlineExceeded, match="time was up"):
@@ -55,6 +62,6 @@ async def test_nobody_waits_for_longer_than_his_deadline_and_the_call_counts_unt
         await errands.run(server.answer(), soon())
     assert (server.begun, server.ended) == (2, 0)
     server.gate.set()
-    await errands.close()
+    await asyncio.wait(errands.tasks, timeout=5)
     assert server.ended == 2
     assert await errands.run(server.answer(), soon()) == "answer"
