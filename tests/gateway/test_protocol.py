@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import uvicorn
+from prometheus_client import CollectorRegistry
 from starlette.responses import StreamingResponse
 
 from gateway import protocol
+from gateway.access import Access
 from gateway.hot import Exchange, HotEndpoints, Reply
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -37,6 +39,7 @@ class Endpoints(HotEndpoints):
     """One hot endpoint, `/hot`, that answers with what it was sent, when the gate is open."""
 
     def __init__(self) -> None:
+        self.access = Access(None, CollectorRegistry())
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked = self.cancelled = 0
