@@ -72,13 +72,12 @@ class Access:
         refused = Counters("gateway_unauthenticated_total", "Requests without a good API key.", ("protocol",))
         self._refused = {protocol: refused.child(protocol) for protocol in PROTOCOLS}
         registry.register(refused)
-        if self._file is not None:
-            in_force = Gauge(
-                "gateway_api_keys_in_force",
-                "1 while the API keys are those of their file; 0 while it can't be read, and they stay as they were.",
-                registry=registry,
-            )
-            in_force.set_function(lambda: self._file is not None and not self._file.stale)
+        in_force = Gauge(
+            "gateway_api_keys_in_force",
+            "1 while the API keys are those of their file; 0 while it can't be read, and they stay as they were.",
+            registry=registry,
+        )
+        in_force.set_function(lambda: self._file is None or not self._file.stale)
 
     def admit(self, protocol: str, headers: Mapping[str, str]) -> str | None:
         """Whose key a request came with; None where everybody may ask. Names of `headers` are in lower case.

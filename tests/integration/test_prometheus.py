@@ -61,6 +61,7 @@ class Gateway(Collector):
         Gauge("gateway_contract_errors", "versions whose contract can't be read", registry=registry)
         Gauge("gateway_upstream_up", "1 when Triton answers", registry=registry).set(1)
         Gauge("gateway_route_config_in_force", "1 when it is", registry=registry).set(1)
+        Gauge("gateway_api_keys_in_force", "1 when they are", registry=registry).set(1)
         Gauge("gateway_upstream_breaker_state", "n", ("endpoint",), registry=registry).labels("t:8001").set(0)
         Gauge("gateway_upstream_pending", "n", ("endpoint",), registry=registry).labels("t:8001").set(2)
         Counter("gateway_upstream_ejections_total", "n", ("endpoint",), registry=registry).labels("t:8001")
