@@ -33,7 +33,7 @@ class Room:
         if num_bytes > self.size_bytes:
             raise InputError(
                 f"expected what is decoded in at most {self.size_bytes / _MIB:.0f} MiB of memory, "
-                f"got what may need {num_bytes / _MIB:.0f} MiB"
+                f"got what may need {num_bytes / _MIB:.0f} MiB; send it smaller"
             )
         if not self._turn.acquire(timeout=_left_s(deadline)):
             raise TimeoutError

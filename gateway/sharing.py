@@ -3,9 +3,9 @@
 Nothing waits for that: until Triton has taken the region in, when the region is full, and after a restart of Triton,
 which has forgotten it then, tensors travel in messages as ever. A Triton that can't see the region isn't asked again.
 
-Triton may read a slice until it has answered. It says nothing more of a call that was given up or lost, and may still
-be at work on it: such a slice rests, for longer than a model takes, before it is used again. Answers aren't shared: a
-model that nobody waits for any more would write into what another one's answer is read from.
+Triton may read a slice until it has answered. Of a call that was given up or lost it isn't told here whether Triton
+is still at work on it: such a slice rests, for longer than a model takes, before it is used again. Answers aren't
+shared: a model that nobody waits for any more would write into what another one's answer is read from.
 
 Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_shared_memory.md
 """
