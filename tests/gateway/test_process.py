@@ -45,6 +45,8 @@ def test_two_processes_share_the_port_and_outlive_one_anothers_death(
     tiny_repository: Repository, tmp_path: Path
 ) -> None:
     http, grpc, triton, metrics = free_ports(4)
+    keys = tmp_path / "api.keys"
+    keys.write_text(good := f"team-a:{'ab' * 32}\n")
     environment = os.environ | {
         "TIDEGATE_PROCESSES": "2",
         "TIDEGATE_REPOSITORY": str(tiny_repository.root),
@@ -52,6 +54,7 @@ def test_two_processes_share_the_port_and_outlive_one_anothers_death(
         "TIDEGATE_HTTP_PORT": str(http),
         "TIDEGATE_GRPC_PORT": str(grpc),
         "TIDEGATE_METRICS_PORT": str(metrics),
+        "TIDEGATE_API_KEYS": str(keys),
     }
     exporter = "http://127.0.0.1"
     url, log = f"http://127.0.0.1:{http}/health/live", tmp_path / "gateway.log"
@@ -64,7 +67,12 @@ def test_two_processes_share_the_port_and_outlive_one_anothers_death(
             until(lambda: get(url), it, log)
             workers = children_of(it.pid)
             assert len(workers) == 2
+            keys.write_text("broken")
             os.kill(workers[0], signal.SIGKILL)
+            until(lambda: "ended with 2; starting it again" in log.read_text(), it, log)  # it can't read the keys
+            assert workers[1] in children_of(it.pid)
+            assert until(lambda: get(url), it, log).status_code == 200  # by the other one, which has read them
+            keys.write_text(good)
             until(lambda: len(children_of(it.pid)) == 2 and workers[0] not in children_of(it.pid), it, log)
             until(lambda: get(f"{exporter}:{metrics}") and get(f"{exporter}:{metrics + 1}"), it, log)
             for _ in range(20):  # connections of their own, spread over both
